@@ -1,0 +1,141 @@
+"""What a net is worth on data: mean loss and accuracy, without a number leaving the device before the end."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from skipway.errors import TrainError
+from skipway.train.batches import Source, source_of
+from skipway.train.checks import check_fit, check_options, try_forward
+from skipway.train.guard import autocast
+from skipway.train.losses import Loss, choose_loss, count_correct
+
+
+class Score(NamedTuple):
+    """Mean loss over the targets of a data set and, for classes, the share that is right (0 to 1), else None."""
+
+    loss: float
+    accuracy: float | None
+
+
+class Sums:
+    """Loss and accuracy summed on the device, so that no step waits for a number to reach Python."""
+
+    def __init__(self, device: torch.device) -> None:
+        wide = torch.float32 if device.type == "mps" else torch.float64
+        self._loss = torch.zeros((), dtype=wide, device=device)
+        self._right = torch.zeros((), dtype=torch.long, device=device)
+        self._targets = 0
+        self.rows = 0
+
+    def add(self, loss: Tensor, counted: tuple[Tensor, int] | None, rows: int) -> None:
+        self._loss += loss.detach() * rows
+        self.rows += rows
+        if counted is not None:
+            self._right += counted[0]
+            self._targets += counted[1]
+
+    @property
+    def loss(self) -> Tensor:
+        return self._loss / self.rows
+
+    @property
+    def accuracy(self) -> Tensor | None:
+        return self._right / self._targets if self._targets else None
+
+    def score(self) -> Score:
+        accuracy = self.accuracy
+        return Score(float(self.loss), None if accuracy is None else float(accuracy))
+
+
+@dataclass
+class Task:
+    """Everything a pass over data needs besides the data."""
+
+    net: nn.Module
+    name: str
+    loss: Loss
+    device: torch.device
+    bf16: bool
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Any, Tensor]:
+        try:
+            with autocast(self.device, self.bf16):
+                output = self.net(x)
+                loss = self.loss(output, y)
+        except ValueError as error:
+            if "more than 1 value per channel" in str(error):
+                raise TrainError(
+                    f"batch norm has no statistics of a single row, and this batch has shape {tuple(x.shape)}: "
+                    f"train with batch=2 or more"
+                ) from error
+            raise
+        if not isinstance(loss, Tensor) or loss.dim():
+            kind = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise TrainError(f"the loss {self.name} gives {kind}, not a scalar tensor: take its mean")
+        return output, loss
+
+    def evaluate(self, source: Source) -> Score:
+        sums = Sums(self.device)
+        with modes_kept(self.net), torch.no_grad():
+            self.net.eval()
+            for x, y in source:
+                output, loss = self.forward(x, y)
+                sums.add(loss, count_correct(output, y, self.name), len(x))
+        return sums.score()
+
+
+@contextlib.contextmanager
+def modes_kept(net: nn.Module) -> Iterator[None]:
+    modes = [(m, m.training) for m in net.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def evaluate(
+    net: nn.Module, data: Any, *, batch: int = 256, loss: str | Loss = "auto", precision: str = "fp32"
+) -> Score:
+    """Loss and accuracy of ``net`` over ``data``, in eval mode and without gradients; the mode ends as it began.
+
+    Parameters
+    ----------
+    net:
+        any module; it stays on its device.
+    data, loss, precision:
+        as in :func:`fit`.
+    batch:
+        how many rows at a time; of no influence on the result but for rounding.
+
+    Returns
+    -------
+    ``(loss, accuracy)``: the mean loss over the rows; the share of targets that is right, or None where there are no
+    classes.
+
+    Raises
+    ------
+    DataError, TrainError
+        as in :func:`fit`.
+
+    >>> net = nn.Sequential(nn.Identity())
+    >>> evaluate(net, (torch.eye(3) * 50, torch.tensor([0, 1, 1]))).accuracy
+    0.666...
+    """
+    check_options(1, batch, None, precision, 0)
+    if not isinstance(net, nn.Module):
+        raise TrainError(f"net is a {type(net).__name__}, not a torch.nn.Module")
+    held = next((t for tensors in (net.parameters(), net.buffers()) for t in tensors), None)
+    device = torch.device("cpu") if held is None else held.device
+    source = source_of(data, batch, "data")
+    output, y = try_forward(net, source, device, "data", precision == "bf16")
+    name, chosen = choose_loss(loss, net, y)
+    check_fit(output, y, source, "data", name, chosen)
+    return Task(net, name, chosen, device, precision == "bf16").evaluate(source)
