@@ -7,8 +7,6 @@ import os
 import sys
 from collections.abc import Iterable
 
-_HERE = os.path.dirname(os.path.abspath(__file__))
-
 
 class SkipwayError(Exception):
     """Base of every error that skipway raises on purpose."""
@@ -58,8 +56,8 @@ def caller() -> str:
     """``file.py:12`` of the nearest frame that is neither skipway's nor torch's: where the user wrote the thing."""
     frame = sys._getframe(1)
     while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith(_HERE) and f"{os.sep}torch{os.sep}" not in name and not name.startswith("<skipway"):
-            return f"{os.path.basename(name)}:{frame.f_lineno}"
+        # by module, not by file: dataclasses and generated forwards have no file
+        if frame.f_globals.get("__name__", "").split(".")[0] not in ("skipway", "torch"):
+            return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
         frame = frame.f_back  # type: ignore[assignment]
     return "unknown"

@@ -1,0 +1,56 @@
+"""skipway: feed-forward networks with shortcut connections, on PyTorch.
+
+>>> from skipway import Chain, Dense, every, relu
+>>> net = Chain(Dense(10, 5, relu), Dense(5, 4, relu), Dense(4, 2, relu), wiring=every(1, path="project"))
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .chain import CatSkip, Chain, IdentitySkip, Skip
+from .errors import ChainError, CheckpointError, DataError, OpenChainError, ShapeError, SkipwayError, TrainError
+from .functional import gelu, identity, relu, sigmoid, silu, softmax, tanh
+from .gains import Drop, DropPath, Learned
+from .layers import (
+    AvgPool,
+    BatchNorm,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    LayerNorm,
+    MaxPool,
+    tie,
+)
+from .merges import Cat, Gate
+from .parallel import Parallel
+from .paths import Pad, Project
+from .shortcut import Shortcut
+from .wiring import dense, every, from_input, log2, sliding, unet
+
+__version__ = "0.1.0"
+
+# loaded when first used, so that `import skipway` costs next to nothing beside `import torch`
+_FROM_TRAIN = ("crossentropy", "evaluate", "fit", "logitcrossentropy", "onecold", "onehot", "throttle")
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name in _FROM_TRAIN:
+        return getattr(import_module("skipway.train"), name)
+    if name in ("data", "train"):
+        return import_module(f"skipway.{name}")
+    raise AttributeError(f"module 'skipway' has no attribute {name!r}")
+
+
+__all__ = [
+    "AvgPool", "BatchNorm", "Cat", "CatSkip", "Chain", "ChainError", "CheckpointError", "Conv", "DataError", "Dense",
+    "Drop", "DropPath", "Dropout", "Flatten", "Gate", "GlobalAvgPool", "IdentitySkip", "LayerNorm", "Learned", "MaxPool",
+    "OpenChainError", "Pad", "Parallel", "Project", "ShapeError", "Shortcut", "Skip", "SkipwayError", "TrainError",
+    "crossentropy", "data", "dense", "evaluate", "every", "fit", "from_input", "gelu", "identity", "log2",
+    "logitcrossentropy", "onecold", "onehot", "relu", "sigmoid", "silu", "sliding", "softmax", "tanh", "throttle", "tie",
+    "train", "unet",
+]  # fmt: skip

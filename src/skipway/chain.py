@@ -1,0 +1,424 @@
+"""Chain and Skip: layers and a wiring, made into one module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import edit
+from .connection import Connection
+from .emit import Program
+from .errors import ChainError, OpenChainError, ShapeError, SkipwayError, nearest
+from .gains import Drop, Learned
+from .graph import Graph
+from .merges import Merge
+from .paths import Path
+from .plan import Plan, report
+from .shortcut import End, Shortcut
+from .spine import Spine, unwrap
+from .value import UNKNOWN, Form, Value, show
+from .wiring import Wiring, resolve
+
+
+class Chain(Spine):
+    """Layers one after the other, and shortcuts over them.
+
+    Parameters
+    ----------
+    layers, named_layers:
+        any ``nn.Module``, callable or object with ``__call__``, in order; those without a name go by their position. A
+        single dict gives names that are no Python words.
+    input:
+        the shape of the input without the batch axis, such as ``(1, 28, 28)``. Needed only where widths written ``...``
+        or a shortcut cannot be worked out without.
+    wiring:
+        a list of :class:`Shortcut`, a pattern such as ``every(2)``, or a sum of them.
+
+    A chain is an ordinary module; without shortcuts its ``state_dict`` is that of ``nn.Sequential``. What shortcuts own
+    is under ``shortcuts.<name>``. If some width is not known when the constructor returns, the chain is *open*: it prints
+    what is missing, and refuses to be used until :meth:`build` or a chain around it closes it.
+
+    Raises
+    ------
+    ChainError
+        (as :class:`ShapeError` where shapes do not fit) for everything that cannot work, all of it in one message.
+
+    >>> from skipway import Chain, Dense, every, relu
+    >>> net = Chain(Dense(10, 5, relu), Dense(5, 4, relu), Dense(4, 2, relu), wiring=every(1, path="project"))
+    >>> net(torch.zeros(3, 10)).shape
+    torch.Size([3, 2])
+    >>> net.wiring
+    (Shortcut(0, 1, path='project'), Shortcut(1, 2, path='project'), Shortcut(2, 3, path='project'))
+    """
+
+    def __init__(self, *layers: Any, input: Sequence[int] | int | None = None, wiring: Wiring = (), **named_layers: Any) -> None:  # fmt: skip
+        if len(layers) == 1 and isinstance(layers[0], Mapping):
+            layers, named_layers = (), {**layers[0], **named_layers}
+        super().__init__(layers, named_layers)
+        value = Value.of(self._check_shape(input)) if input is not None else UNKNOWN
+        self._begin(wiring, value, refit=True).check()
+
+    def _begin(
+        self, wiring: Wiring, value: Value, kept: Mapping[str, Connection] | None = None, refit: bool = False
+    ) -> Plan:
+        self._written = wiring
+        self._wiring = tuple(resolve(wiring, len(self)))
+        self._connections: dict[str, Connection] = {}
+        for shortcut in self._wiring:
+            if kept and shortcut.label in kept:
+                self._register_connection(shortcut, kept[shortcut.label])
+        self._form = Form()
+        self._open: tuple[str, ...] = ("it has not been planned",)
+        return self._settle(value, True, refit=refit)
+
+    def _check_shape(self, shape: Sequence[int] | int) -> tuple[int, ...]:
+        sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+        if not sizes or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in sizes):
+            raise ChainError(
+                f"an input shape is positive whole numbers without the batch axis, such as (1, 28, 28), not {shape!r} "
+                f"({self.source})"
+            )
+        return sizes
+
+    # -- plan ----------------------------------------------------------------------------------------------------------
+
+    def _settle(self, value: Value, close: bool, strict: bool = True, refit: bool = False) -> Plan:
+        """Plan for an input; with ``close``, create what was missing and keep the plan."""
+        plan = Plan(self, value or self._form.value, close=close, strict=strict, refit=refit)
+        sound = plan.complete and not plan.problems and not plan.open
+        if close:
+            self._plan: Plan | None = plan
+            self._form = plan.input
+            self._open = tuple(plan.open)
+            self._bare_drops = tuple(plan.bare_drops())
+            self._verified: set[tuple[int, ...]] = set()
+            for node in plan.nodes:
+                if node.opens is not None:  # a part of this chain now: it has no plan of its own
+                    node.opens._open, node.opens._plan = tuple(plan.open), None
+                    node.opens._compile()
+            self._compile()
+        if sound and len(plan.input.sizes) == 1 and not self._bare_drops:
+            self._verified.add(plan.input.sizes[0])
+        return plan
+
+    def _compile(self) -> None:
+        """Generate the forward. Eagerly, since a compiler that traces this module cannot run the generator."""
+        self._features: dict[tuple[End, ...], Callable[..., Any]] = {}
+        self._source, self._run, self._run_checked, self._run_hooked = "", _unready, _unready, _unready
+        self._opened: tuple[nn.Module, ...] = ()
+        if self._open:
+            return
+        graph = Graph(self)
+        if any(e.connection is None for n in graph.nodes for e in n.edges):
+            return
+        program = Program(graph)
+        self._source, self._run = program.source, program.function()
+        self._run_checked = Program(graph, checked=True).function()
+        self._opened = tuple(n.opens for n in graph.nodes if n.opens is not None)
+        if self._opened:
+            self._run_hooked = Program(graph, hooked=True).function()
+
+    @property
+    def plan(self) -> Plan:
+        """The plan for the input this chain was last built for: nodes, edges, shapes, lifetimes."""
+        if self._plan is None:
+            self._plan = Plan(self, self._form.value, strict=False)
+        return self._plan
+
+    @property
+    def is_open(self) -> bool:
+        """Whether some width is still unknown."""
+        return bool(self._open)
+
+    def build(self, shape: Sequence[int] | int) -> Chain:
+        """Close the chain for an input of this shape (without the batch axis); returns the chain itself.
+
+        Raises ``ShapeError`` with everything that does not fit.
+
+        >>> from skipway import Chain, Dense
+        >>> Chain(Dense(..., 5), Dense(..., 2)).build((10,))[0].weight.shape
+        torch.Size([5, 10])
+        """
+        self._settle(Value.of(self._check_shape(shape)), True).check()
+        return self
+
+    def _need_closed(self, what: str) -> None:
+        if self._open:
+            missing = "; ".join(self._open[:3]) + ("; ..." if len(self._open) > 3 else "")
+            raise OpenChainError(
+                f"this chain ({self.source}) is open, so it has no {what} yet: {missing}. Give it input=(shape without the "
+                f"batch axis), write the width, or call net.build(shape)"
+            )
+
+    # -- running -------------------------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            return self._run_checked(self, x)
+        try:
+            run = self._run if x.shape[1:] in self._verified else self._verify(x)
+            if self._opened:
+                run = self._hooked(run)
+            return run(self, x)
+        except Exception as error:
+            self._explain(error, x)
+            raise
+
+    def _hooked(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        used = any(c._forward_hooks or c._forward_pre_hooks for c in self._opened)
+        return self._run_hooked if used else run
+
+    def _verify(self, x: Any) -> Callable[..., Any]:
+        """Check a form of input that was not seen before; returns the forward to use for it."""
+        self._need_closed("forward")
+        if not isinstance(x, Tensor):
+            if isinstance(x, torch.fx.Proxy):
+                return self._run
+            raise ChainError(f"a chain takes one tensor, not a {type(x).__name__} ({self.source})")
+        if self._bare_drops:
+            raise ChainError(
+                f"the random drop {self._bare_drops[0]!r} has no shortcut around it, so it would drop the only path "
+                f"({self.source}): put it inside Skip(...), or give the shortcut drop=..."
+            )
+        if (tuple(x.shape),) == self._form.sizes:
+            return self._run  # one sample without a batch axis: every layer and merge counts axes from the end
+        if x.dim() < 2:
+            raise ShapeError(f"this chain ({self.source}) takes {self._form}, with a batch axis, not {tuple(x.shape)}")
+        plan = Plan(self, Value.of(tuple(x.shape[1:]), self._form.layout, x.dtype), strict=False)
+        plan.check()
+        if not plan.complete:
+            return self._run_checked
+        self._verified.add(tuple(x.shape[1:]))
+        return self._run
+
+    def _explain(self, error: Exception, x: Any) -> None:
+        """Raise a clear error in the place of one from inside torch, where the cause can be told."""
+        if self._open or not isinstance(x, Tensor) or isinstance(error, (OpenChainError, KeyboardInterrupt)):
+            return
+        if not isinstance(error, SkipwayError):
+            named = [(n, p) for n, p in [*self.named_parameters(), *self.named_buffers()]]
+            other = next(((n, p) for n, p in named if p.device != x.device), None)
+            if other is not None:
+                where = {str(p.device) for _, p in named}
+                raise ChainError(
+                    f"the input is on {x.device} and {other[0]!r} of this chain is on {other[1].device}: "
+                    + (f"x.to({str(other[1].device)!r})" if len(where) == 1 else f"net.to({str(x.device)!r})")
+                ) from None
+            float_ = next(((n, p) for n, p in named if p.is_floating_point()), None)
+            mixed = float_ is not None and x.dtype != float_[1].dtype and "dtype" in str(error).lower()
+            if float_ is not None and (mixed or (not x.is_floating_point() and not x.is_complex())):
+                raise ChainError(
+                    f"the input holds {x.dtype} and {float_[0]!r} of this chain {float_[1].dtype}: "
+                    f"x.to({float_[1].dtype}), or net.to(x.dtype)"
+                ) from None
+        plan = Plan(self, Value.of(tuple(x.shape[1:]), self._form.layout, x.dtype)) if x.dim() > 1 else None
+        if plan is not None and plan.problems:
+            what = f"for an input {show(tuple(x.shape[1:]))}, "
+            raise ShapeError(what + report(plan.problems, self.source)) from None
+
+    def features(self, x: Tensor, at: Sequence[End]) -> dict[End, Tensor]:
+        """Named values of one pass, without hooks.
+
+        Parameters
+        ----------
+        x:
+            the input, ``(N, *input)``.
+        at:
+            names of values, as in :class:`Shortcut`: layer names, ``"enc.down1"``, positions, ``"input"``, ``"output"``.
+
+        Only the layers up to the last value asked for are run. Raises ``ChainError`` for a name that is none.
+
+        >>> from skipway import Chain, Dense
+        >>> got = Chain(a=Dense(4, 3), b=Dense(3, 2)).features(torch.zeros(1, 4), at=["a"])
+        >>> {name: tuple(value.shape) for name, value in got.items()}
+        {'a': (1, 3)}
+        """
+        wanted = (at,) if isinstance(at, (str, int)) else tuple(at)
+        if wanted not in self._features:
+            self._need_closed("features")
+            names = {}
+            prefixes = ["" for _ in wanted]
+            for i, end in enumerate(wanted):
+                name = str(end) if isinstance(end, str) else self._position(end)
+                names[end], prefixes[i] = name, name.rpartition(".")[0]
+            opened = {p[:i] for p in prefixes for i in range(1, len(p) + 1) if i == len(p) or p[i] == "."}
+            graph = Graph(self, opened)
+            for name in names.values():
+                if name not in graph.names:
+                    raise ChainError(f"there is no value {name!r}: {nearest(name, graph.names)}")
+            run = Program(graph, tuple(dict.fromkeys(names.values()))).function()
+            self._features[wanted] = lambda net, x: {end: got[names[end]] for got in (run(net, x),) for end in wanted}
+        if x.shape[1:] not in self._verified:
+            self._verify(x)
+        return self._features[wanted](self, x)
+
+    def _position(self, k: int) -> str:
+        n = len(self)
+        if not -n - 1 <= k <= n:
+            raise ChainError(f"this chain has {n} layers, so its values are 0 to {n}: there is no value {k}")
+        k %= n + 1
+        return "input" if k == 0 else self._keys[k - 1]
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """The names of all values in order, those inside nested chains included."""
+        return tuple(node.name for node in Graph(self, edit.nested(self)).nodes)
+
+    @property
+    def code(self) -> str:
+        """The forward as Python: what runs, and what one would have written by hand."""
+        self._need_closed("code")
+        return self._source
+
+    # -- structure -----------------------------------------------------------------------------------------------------
+
+    @property
+    def wiring(self) -> tuple[Shortcut, ...]:
+        """The shortcuts, in the order in which they merge."""
+        return self._wiring
+
+    @property
+    def shortcuts(self) -> dict[str, Connection]:
+        """The shortcuts at work, by name: their projections, scales and merges."""
+        return dict(self._connections)
+
+    def _register_connection(self, shortcut: Shortcut, connection: Connection) -> None:
+        self._connections[shortcut.label] = connection
+        if connection.stateful:
+            if "shortcuts" not in self._modules:
+                self._modules["shortcuts"] = nn.ModuleDict()
+            self._modules["shortcuts"]._modules[shortcut.key] = connection  # type: ignore[union-attr]
+
+    def __getitem__(self, which: int | str | slice) -> Any:
+        if isinstance(which, slice):
+            return edit.cut(self, which)
+        if isinstance(which, str) and "." in which:
+            head, rest = which.split(".", 1)
+            return self[head][rest]
+        return unwrap(self._modules[self._keys[self._index(which)]])
+
+    def without(self, *shortcuts: str | Shortcut) -> Chain:
+        """A chain of the same layers without some shortcuts, given by name or as they are in ``net.wiring``.
+
+        One inside a nested chain is named after its place, ``"1.input->output"``. Raises ``ChainError`` for one that is
+        not there, and ``ShapeError`` where a layer's width depends on it.
+        """
+        return edit.without(self, *shortcuts)
+
+    def plain(self) -> Chain:
+        """The plain twin: the same layers without any shortcut, also in nested chains.
+
+        Layers are shared with this chain, except those whose width was written ``...`` and changes when nothing is
+        concatenated any more: they are made anew. For an independent control, take ``copy.deepcopy(net.plain())``.
+        """
+        return edit.plain(self)
+
+    def rewire(self, wiring: Wiring) -> Chain:
+        """A chain of the same layers with another wiring. Shortcuts that stay keep their parameters."""
+        return edit.rewire(self, wiring)
+
+    def insert(self, before: int | str, layer: Any, name: str | None = None) -> Chain:
+        """A chain with one more layer, before the one given by position or name. No shortcut shifts: each keeps
+        joining the outputs of the same layers."""
+        return edit.insert(self, before, layer, name)
+
+    def replace(self, which: int | str, layer: Any) -> Chain:
+        """A chain with another layer in the place of the one given by position or name."""
+        return edit.replace_layer(self, which, layer)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, nn.Module) and name in self.__dict__.get("_keys", ()):
+            held = self._modules[name]
+            self._modules[name] = value
+            try:
+                self._settle(UNKNOWN, True, strict=False).check()
+            except ChainError:
+                self._modules[name] = held
+                self._settle(UNKNOWN, True, strict=False)
+                raise
+            return
+        super().__setattr__(name, value)
+
+    # -- an ordinary module --------------------------------------------------------------------------------------------
+
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        self._need_closed("parameters")
+        return super().named_parameters(*args, **kwargs)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        self._need_closed("state_dict")
+        return super().state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        self._need_closed("parameters to load")
+        return super().load_state_dict(*args, **kwargs)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Chain:
+        self._need_closed("parameters to move")
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        dropped = ("_plan", "_run", "_run_checked", "_run_hooked", "_features", "_source", "_opened")
+        return {k: v for k, v in self.__dict__.items() if k not in dropped}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._plan = None
+        self._compile()
+
+    def __repr__(self) -> str:
+        from .render.source import chain_code
+
+        return chain_code(self)
+
+    def __str__(self) -> str:
+        from .render.text import table
+
+        return table(self)
+
+
+def _unready(*_: Any) -> Any:
+    raise OpenChainError("this chain is part of another one, or open: it has no forward of its own")
+
+
+class Skip(Chain):
+    """A chain of layers with one shortcut around them, from its input to its output.
+
+    The options are those of :class:`Shortcut`.
+
+    >>> from skipway import Dense, relu
+    >>> Skip(Dense(5, 5, relu)).wiring
+    (Shortcut('input', 'output'),)
+    >>> Skip(Dense(5, 7, relu), merge="cat")(torch.zeros(2, 5)).shape
+    torch.Size([2, 12])
+    """
+
+    def __init__(
+        self,
+        *layers: Any,
+        merge: str | Merge | Callable[..., Tensor] = "add",
+        path: str | Path | Callable[..., Tensor] = "identity",
+        act: Callable[..., Tensor] | None = None,
+        scale: float | Learned | None = None,
+        path_scale: float | Learned | None = None,
+        drop: float | Drop = 0.0,
+        input: Sequence[int] | int | None = None,
+        **named_layers: Any,
+    ) -> None:
+        around = Shortcut(
+            "input", "output", merge=merge, path=path, act=act, scale=scale, path_scale=path_scale, drop=drop
+        )  # fmt: skip
+        super().__init__(*layers, input=input, wiring=[around], **named_layers)
+
+
+def IdentitySkip(*layers: Any, **options: Any) -> Skip:  # noqa: N802 - a name of the thread
+    """``Skip(..., merge="add")``: the input is added to what the layers make of it."""
+    return Skip(*layers, **{"merge": "add", **options})
+
+
+def CatSkip(*layers: Any, **options: Any) -> Skip:  # noqa: N802 - a name of the thread
+    """``Skip(..., merge="cat")``: the input is concatenated to what the layers make of it."""
+    return Skip(*layers, **{"merge": "cat", **options})

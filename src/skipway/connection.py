@@ -1,0 +1,89 @@
+"""A shortcut at work: the modules and parameters it was given when its shapes were known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from .gains import Learned, as_drop, as_scale
+from .merges import Merge, as_merge
+from .paths import Path, as_path
+from .shortcut import Shortcut
+from .value import Value
+from .wrap import Wrapped
+
+#: the parts of a connection, in the order in which they act
+PARTS = ("scale", "drop", "path", "path_scale", "merge", "act")
+
+
+class Connection(nn.Module):
+    """What one shortcut does: ``act(merge(drop(scale * branch), path_scale * path(value)))``.
+
+    It is found as ``net.shortcuts[name]`` if it holds modules or parameters. Each part is a module, a parameter, a
+    number, a plain function, or ``None`` where there is nothing to do.
+    """
+
+    scale: Any
+    drop: Any
+    path: Any
+    path_scale: Any
+    merge: Any
+    act: Any
+
+    def __init__(self, shortcut: Shortcut) -> None:
+        super().__init__()
+        self.scale = self.drop = self.path = self.path_scale = None
+        self.merge = None
+        self.act = hold(shortcut.act)
+
+    def make_path(self, shortcut: Shortcut, start: Value, branch: Value) -> None:
+        """Create the path: it aims at what the merge asks of a shortcut."""
+        path, merge = as_path(shortcut.path), as_merge(shortcut.merge)
+        if isinstance(path, Path):
+            target = merge.target(branch, start) if isinstance(merge, Merge) else branch
+            self.path = hold(path.make(start, target))
+        else:
+            self.path = hold(path)
+
+    def make_gains(self, shortcut: Shortcut, branch: Value, brought: Value) -> None:
+        """Create the scales and the random drop."""
+        scale, path_scale = as_scale(shortcut.scale), as_scale(shortcut.path_scale)
+        self.scale = scale.make(branch) if isinstance(scale, Learned) else scale
+        self.path_scale = path_scale.make(brought) if isinstance(path_scale, Learned) else path_scale
+        self.drop = as_drop(shortcut.drop).make()
+
+    def make_merge(self, shortcut: Shortcut, branch: Value, brought: Value) -> None:
+        """Create the merge, or raise :class:`~skipway.merges.Misfit`."""
+        merge = as_merge(shortcut.merge)
+        self.merge = hold(merge.make(branch, brought) if isinstance(merge, Merge) else merge)
+
+    @property
+    def stateful(self) -> bool:
+        """Whether there is anything to register: a parameter or a module."""
+        return bool(self._modules or any(p is not None for p in self._parameters.values()))
+
+    def bring(self, value: Tensor) -> Tensor:
+        """What the shortcut brings to the merge."""
+        if self.path is not None:
+            value = self.path(value)
+        return value if self.path_scale is None else value * self.path_scale
+
+    def branch(self, branch: Tensor) -> Tensor:
+        """The branch as it comes to the merge."""
+        if self.scale is not None:
+            branch = branch * self.scale
+        return branch if self.drop is None else self.drop(branch)
+
+    def forward(self, branch: Tensor, value: Tensor) -> Tensor:
+        merged = self.merge(self.branch(branch), self.bring(value))
+        return merged if self.act is None else self.act(merged)
+
+
+def hold(part: Callable[..., Any] | None) -> Any:
+    """A callable as it is kept: modules and plain functions as they are, one that holds parameters wrapped."""
+    if part is None or isinstance(part, nn.Module):
+        return part
+    wrapped = Wrapped(part)
+    return part if wrapped.stateless else wrapped

@@ -1,0 +1,188 @@
+"""Chains made from chains: slices, other wirings, one layer more or another one. Layers that stay are shared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from .connection import Connection
+from .errors import ChainError, nearest
+from .graph import Graph
+from .shortcut import Shortcut
+from .spine import Spine
+from .value import Value
+from .wiring import Wiring, resolve
+
+if TYPE_CHECKING:
+    from .chain import Chain
+
+Items = list[tuple[str | None, nn.Module]]
+
+
+def assemble(items: Items, wiring: Wiring, like: Chain, value: Value, kept: Mapping[str, Connection]) -> Chain:
+    """A chain of modules that exist, with the connections that stay, in the mode of another chain."""
+    from .chain import Chain
+
+    made = Chain.__new__(Chain)
+    Spine.__init__(made, (), {})
+    made.training = like.training
+    for name, module in items:
+        made._place(name, module)
+    plan = made._begin(wiring, value, kept)
+    for owner, key in plan.misfits:
+        # written `...`, so another width is no mistake; the chain it came from keeps its own
+        if owner is made or owner not in like.modules():
+            owner._modules[key] = owner._modules[key].reopened()
+    if plan.misfits:
+        plan = made._begin(wiring, value, kept)
+    plan.check()
+    return made
+
+
+def nested(chain: Any, prefix: str = "") -> list[str]:
+    """Dotted names of all chains inside a chain."""
+    found = []
+    for key in chain._keys:
+        layer = chain._modules[key]
+        if hasattr(layer, "wiring"):
+            found += [prefix + key, *nested(layer, f"{prefix}{key}.")]
+    return found
+
+
+def _items(chain: Chain) -> Items:
+    return list(zip(chain._names, chain.modules_in_order, strict=True))
+
+
+def _kept(chain: Chain, pairs: list[tuple[Shortcut, Shortcut]]) -> dict[str, Connection]:
+    """The connections of shortcuts that stay, under their new names."""
+    held = chain._connections
+    return {new.label: held[old.label] for old, new in pairs if old.label in held}
+
+
+def rewire(chain: Chain, wiring: Wiring) -> Chain:
+    shortcuts = resolve(wiring, len(chain))
+    known = {s: s for s in chain.wiring}
+    kept = _kept(chain, [(known[s], s) for s in shortcuts if s in known])
+    return assemble(_items(chain), wiring, chain, chain._form.value, kept)
+
+
+def without(chain: Chain, *which: str | Shortcut) -> Chain:
+    inner: dict[str, list[str]] = {}
+    gone = []
+    for item in which:
+        match = [s for s in chain.wiring if s == item or s.label == item]
+        head = str(item).partition(".")[0]
+        if match:
+            gone += match
+        elif isinstance(item, str) and "." in item and head in chain._keys and hasattr(chain._modules[head], "wiring"):
+            inner.setdefault(head, []).append(item.partition(".")[2])
+        else:
+            raise ChainError(f"there is no shortcut {item!r} ({chain.source}): {nearest(str(item), labels(chain))}")
+    items: Items = [
+        (name, without(module, *inner[key]) if key in inner else module)  # type: ignore[arg-type]
+        for key, (name, module) in zip(chain._keys, _items(chain), strict=True)
+    ]
+    stay = [s for s in chain.wiring if s not in gone]
+    return assemble(items, stay, chain, chain._form.value, _kept(chain, [(s, s) for s in stay]))
+
+
+def labels(chain: Any, prefix: str = "") -> list[str]:
+    """The names of all shortcuts, those in nested chains after their place."""
+    found = [f"{prefix}{s.label}" for s in chain.wiring]
+    for key in chain._keys:
+        if hasattr(chain._modules[key], "wiring"):
+            found += labels(chain._modules[key], f"{prefix}{key}.")
+    return found
+
+
+def plain(chain: Chain) -> Chain:
+    items: Items = [(n, plain(m) if hasattr(m, "wiring") else m) for n, m in _items(chain)]  # type: ignore[arg-type]
+    return assemble(items, (), chain, chain._form.value, {})
+
+
+def _moved(chain: Chain, shift: Any) -> list[tuple[Shortcut, Shortcut]]:
+    """Shortcuts with their positions shifted; names and dotted names stay."""
+
+    def end(e: int | str) -> int | str:
+        return shift(e % (len(chain) + 1)) if isinstance(e, int) else e
+
+    return [(s, s.moved(end(s.start), end(s.end))) for s in chain.wiring]
+
+
+def insert(chain: Chain, before: int | str, layer: Any, name: str | None) -> Chain:
+    at = len(chain) if before == len(chain) else chain._index(before)
+    items = _items(chain)
+    pairs = _moved(chain, lambda k: k + (k > at))
+    pairs = [(old, _renumbered(chain, new, lambda i: i + (i >= at))) for old, new in pairs]
+    items.insert(at, (name, layer))
+    return assemble(items, [new for _, new in pairs], chain, chain._form.value, _kept(chain, pairs))
+
+
+def _renumbered(chain: Chain, shortcut: Shortcut, shift: Any) -> Shortcut:
+    """Ends that name a layer by its number, such as ``"3"`` or ``"3.conv"``, follow it to its new number."""
+
+    def end(e: int | str) -> int | str:
+        if not isinstance(e, str):
+            return e
+        head, dot, rest = e.partition(".")
+        unnamed = head in chain._keys and chain._names[chain._keys.index(head)] is None
+        return f"{shift(int(head))}{dot}{rest}" if unnamed else e
+
+    return shortcut.moved(end(shortcut.start), end(shortcut.end))
+
+
+def replace_layer(chain: Chain, which: int | str, layer: Any) -> Chain:
+    at = chain._index(which)
+    items = _items(chain)
+    items[at] = (items[at][0], layer)
+    return assemble(items, chain.wiring, chain, chain._form.value, _kept(chain, [(s, s) for s in chain.wiring]))
+
+
+def cut(chain: Chain, which: slice) -> Chain:
+    """Layers ``lo`` to ``hi``; an error where that would cut a shortcut."""
+    if which.step not in (None, 1):
+        raise ChainError("a slice of a chain takes no step: its layers follow each other")
+    bounds = [chain._index(b) if isinstance(b, str) else b for b in (which.start, which.stop)]
+    lo, hi, _ = slice(*bounds).indices(len(chain))
+    hi = max(lo, hi)
+    graph = Graph(chain)
+    # the position of the spine a value belongs to: one inside a nested chain lies strictly between two
+    place = {0: 0.0}
+    k = 0
+    for node in graph.nodes[1:]:
+        k += not node.where
+        place[node.index] = float(k) if not node.where else k + 0.5
+    stay, broken = [], []
+    for edge in (e for n in graph.nodes for e in n.edges if not e.where):
+        start, end = place[edge.start], place[edge.end]
+        starts = lo <= start < hi and not (start == lo and lo and edge.shortcut.tap == "branch")
+        if starts and end <= hi:
+            stay.append(edge.shortcut)
+        elif (lo < end <= hi and not starts) or (lo < start < hi and end > hi):
+            broken.append(edge.shortcut)
+    if broken:
+        listed = ", ".join(f"{s.label!r} ({s.source})" for s in broken)
+        raise ChainError(
+            f"the slice [{lo}:{hi}] would cut the shortcut{'s' * (len(broken) > 1)} {listed}: take both ends with it, or "
+            f"leave them out first with net.without(...)"
+        )
+    pairs = [(s, new) for s, new in _moved(chain, lambda k: k - lo) if s in stay]
+    pairs = [(s, _renumbered(chain, _ends(chain, new, lo, hi), lambda i: i - lo)) for s, new in pairs]
+    form = next(n.form for n in chain.plan.nodes if not n.where and _at(chain, n.name) == lo)
+    kept = _kept(chain, pairs)
+    return assemble(_items(chain)[lo:hi], [new for _, new in pairs], chain, form.value, kept)
+
+
+def _at(chain: Chain, name: str) -> int:
+    return 0 if name == "input" else chain._keys.index(name) + 1
+
+
+def _ends(chain: Chain, shortcut: Shortcut, lo: int, hi: int) -> Shortcut:
+    """The name of the slice's first value is its ``input`` now."""
+    before = chain._keys[lo - 1] if lo else "input"
+    start = "input" if shortcut.start == before else shortcut.start
+    if shortcut.start == "input" and lo:
+        start = 0
+    return shortcut.moved(start, shortcut.end)

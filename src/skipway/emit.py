@@ -1,0 +1,312 @@
+"""The forward one would have written by hand: straight-line Python, generated from the plan.
+
+What ``net.code`` shows is what runs. Values that a shortcut still needs are kept in a variable of their own and deleted
+after their last reader.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import linecache
+import re
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .connection import Connection
+from .errors import ShapeError
+from .graph import Edge, Graph, Node
+from .merges import Merge, _CatFirst, _CatLast, as_merge
+from .spine import identifier, unwrap
+from .value import show
+from .wrap import Wrapped
+
+_RESERVED = {"x", "self", "layer", "edge", "torch", "F", "same", "entered", "left", "forward"}
+
+
+def same(name: str, branch: Tensor, brought: Tensor) -> None:
+    """Refuse to broadcast: what a merge without a known shape would otherwise do in silence."""
+    if branch.shape != brought.shape:
+        raise ShapeError(
+            f"shortcut {name!r} needs equal shapes, and the branch is {show(tuple(branch.shape[1:]))}, "
+            f"the shortcut {show(tuple(brought.shape[1:]))}"
+        )
+
+
+def entered(chain: nn.Module, x: Any) -> Any:
+    """Run the forward pre-hooks of a chain whose layers run in the code of another."""
+    for hook in chain._forward_pre_hooks.values():
+        result = hook(chain, (x,))
+        if result is not None:
+            x = result[0] if isinstance(result, tuple) else result
+    return x
+
+
+def left(chain: nn.Module, x: Any, out: Any) -> Any:
+    """Run the forward hooks of a chain whose layers run in the code of another."""
+    for hook in chain._forward_hooks.values():
+        result = hook(chain, (x,), out)
+        out = out if result is None else result
+    return out
+
+
+
+
+class Program:
+    """Source of a forward, with the functions it names.
+
+    Parameters
+    ----------
+    graph:
+        what to run.
+    at:
+        names of values to return as a dict; by default the last value alone.
+    checked:
+        compare shapes before every merge that could broadcast (where they could not be checked beforehand).
+    hooked:
+        run the hooks of opened chains.
+    """
+
+    def __init__(self, graph: Graph, at: Sequence[str] | None = None, *, checked: bool = False, hooked: bool = False) -> None:
+        self.graph, self.checked, self.hooked = graph, checked, hooked
+        self.at = {name: graph.names[name] for name in at} if at is not None else None
+        self.names: dict[str, Any] = {"torch": torch, "F": F}
+        self._vars: dict[int, str] = {}
+        self._prefixes: dict[str, str] = {}
+        self._edges: dict[str, str] = {}
+        self._lines: list[str] = []
+        self.source = self._write()
+
+    def function(self) -> Callable[..., Any]:
+        """The compiled forward, ``(self, x) -> Tensor``."""
+        code = _compile(self.source)
+        return types.FunctionType(code, self.names, "forward")
+
+    # -- the walk ------------------------------------------------------------------------------------------------------
+
+    def _write(self) -> str:
+        nodes = self.graph.nodes
+        last = max(self.at.values()) if self.at else nodes[-1].index
+        if self.at is not None and not self.at:
+            last = 0
+        self._keep(nodes[0], last)
+        for node in nodes[1 : last + 1]:
+            self._node(node, last)
+        if self.at is None:
+            self._lines.append("return x")
+        else:
+            held = ", ".join(f"{name!r}: {self._vars[i]}" for name, i in self.at.items())
+            self._lines.append(f"return {{{held}}}")
+        head = ["layer = self._modules"] if any("layer[" in line for line in self._lines) else []
+        head += [f"{var} = {self._chain(where)}._modules" for where, var in self._prefixes.items()]
+        head += [f'{var} = {self._chain(where)}._modules["shortcuts"]._modules' for where, var in self._edges.items()]
+        return "\n    ".join(["def forward(self, x):", *head, *self._lines]) + "\n"
+
+    def _node(self, node: Node, last: int) -> None:
+        if node.opens is not None:
+            if self.hooked and node.opens._keys:
+                self.names.update(left=left)
+                self._line(f"x = left({self._chain(node.name)}, {self._entry(node.name)}, x)")
+            expression = "x"
+        else:
+            self._enter(node)
+            expression = self._call_layer(node)
+        if any(e.shortcut.tap == "branch" and e.end <= last for e in node.leaves):
+            self._line(f"x = {expression}")
+            self._line(f"{self._var(node)}_branch = x")
+            expression = "x"
+        expression = self._merges(node, expression)
+        if expression != "x":
+            self._line(f"x = {expression}")
+        self._keep(node, last)
+        self._free(node, last)
+
+    def _enter(self, node: Node) -> None:
+        """Pre-hooks of the opened chains whose first layer this is."""
+        if not self.hooked:
+            return
+        inside = node.where.split(".") if node.where else []
+        for depth in range(1, len(inside) + 1):
+            where = ".".join(inside[:depth])
+            first = f"{where}.{self._module(where)._keys[0]}"
+            if node.name == first or node.name.startswith(f"{first}."):
+                self.names.update(entered=entered)
+                self._line(f"x = {self._entry(where)} = entered({self._chain(where)}, x)")
+
+    def _entry(self, where: str) -> str:
+        return "into_" + re.sub(r"\W", "_", where)
+
+    def _keep(self, node: Node, last: int) -> None:
+        """Give a value a variable of its own if something reads it later."""
+        wanted = self.at is not None and node.index in self.at.values()
+        if any(e.end <= last and not (e.shortcut.tap == "branch" and node.index) for e in node.leaves) or wanted:
+            following = self.graph.nodes[node.index + 1] if node.index < last else None
+            # a layer that works in place would change what was asked for
+            copied = ".clone()" if wanted and following is not None and following.mutates else ""
+            self._line(f"{self._var(node)} = x{copied}")
+
+    def _free(self, node: Node, last: int) -> None:
+        if node.index == last:
+            return
+        gone = []
+        for start in {e.start: self.graph.nodes[e.start] for e in node.edges}.values():
+            for tap in ("state", "branch"):
+                readers = [e for e in start.leaves if (e.shortcut.tap if start.index else "state") == tap]
+                if readers and max(e.end for e in readers) == node.index:
+                    wanted = self.at is not None and start.index in self.at.values()
+                    if not (tap == "state" and wanted):
+                        gone.append(self._var(start) + ("_branch" if tap == "branch" else ""))
+        if gone:
+            self._line(f"del {', '.join(gone)}")
+
+    # -- merges --------------------------------------------------------------------------------------------------------
+
+    def _merges(self, node: Node, expression: str) -> str:
+        edges = list(node.edges)
+        while edges:
+            joined = self._joined(edges)
+            if joined:
+                values = [expression] + [self._brought(e) for e in edges[:joined]]
+                axis = edges[0].connection.merge.axis
+                expression = f"torch.cat(({', '.join(values)}), {axis})"
+                edges = edges[joined:]
+            else:
+                expression = self._merge(edges.pop(0), expression)
+            if edges and expression != "x":
+                self._line(f"x = {expression}")
+                expression = "x"
+        return expression
+
+    def _joined(self, edges: list[Edge]) -> int:
+        """How many leading edges one ``torch.cat`` can join: nested ones would copy every feature again and again."""
+        count, axis = 0, None
+        for edge in edges:
+            c: Connection = edge.connection
+            plain = type(c.merge) is _CatLast and c.act is None and (count == 0 or (c.scale is None and c.drop is None))
+            if not plain or axis not in (None, c.merge.axis) or (count == 0 and (c.scale is not None or c.drop is not None)):
+                break
+            count, axis = count + 1, c.merge.axis
+        return count if count > 1 else 0
+
+    def _brought(self, edge: Edge) -> str:
+        start = self.graph.nodes[edge.start]
+        value = self._var(start) + ("_branch" if edge.shortcut.tap == "branch" and start.index else "")
+        c: Connection = edge.connection
+        if c.path is not None:
+            value = self._call(c.path, edge, "path", value)
+        return value if c.path_scale is None else f"{_operand(value)} * {self._gain(edge, 'path_scale')}"
+
+    def _merge(self, edge: Edge, branch: str) -> str:
+        c: Connection = edge.connection
+        if c.scale is not None:
+            branch = f"{_operand(branch)} * {self._gain(edge, 'scale')}"
+        if c.drop is not None:
+            branch = self._call(c.drop, edge, "drop", branch)
+        brought = self._brought(edge)
+        recipe = as_merge(edge.shortcut.merge)
+        equal = isinstance(recipe, Merge) and not isinstance(c.merge, (_CatLast, _CatFirst))
+        if self.checked and equal:
+            self.names.update(same=same)
+            if branch != "x":
+                self._line(f"x = {branch}")
+            self._line(f"shortcut = {brought}")
+            self._line(f"same({edge.name!r}, x, shortcut)")
+            branch, brought = "x", "shortcut"
+        written = None
+        if isinstance(c.merge, (_CatLast, _CatFirst)):
+            written = c.merge.code(branch, brought)
+        elif isinstance(recipe, Merge):
+            written = recipe.code(_operand(branch), _operand(brought))
+        merged = written if written is not None else self._call(c.merge, edge, "merge", branch, brought)
+        return merged if c.act is None else self._call(c.act, edge, "act", merged)
+
+    def _gain(self, edge: Edge, part: str) -> str:
+        held = getattr(edge.connection, part)
+        return repr(held) if isinstance(held, float) else f"{self._connection(edge)}.{part}"
+
+    # -- names ---------------------------------------------------------------------------------------------------------
+
+    def _line(self, text: str) -> None:
+        self._lines.append(text)
+
+    def _module(self, where: str) -> Any:
+        module: Any = self.graph.chain
+        for part in where.split(".") if where else []:
+            module = module._modules[part]
+        return module
+
+    def _chain(self, where: str) -> str:
+        return "self" + "".join(f"._modules[{part!r}]" for part in where.split(".") if part)
+
+    def _call_layer(self, node: Node) -> str:
+        fn = unwrap(node.layer)
+        if isinstance(node.layer, Wrapped) and node.layer.stateless:
+            return f"{self._bind(fn)}(x)"
+        if not node.where:
+            return f'layer["{node.key}"](x)'
+        var = self._prefixes.setdefault(node.where, re.sub(r"\W", "_", node.where) + "_layer")
+        return f'{var}["{node.key}"](x)'
+
+    def _connection(self, edge: Edge) -> str:
+        var = self._edges.setdefault(edge.where, (re.sub(r"\W", "_", edge.where) + "_edge").lstrip("_"))
+        return f'{var}["{edge.shortcut.key}"]'
+
+    def _call(self, fn: Any, edge: Edge, part: str, *args: str) -> str:
+        if isinstance(fn, nn.Module):
+            return f"{self._connection(edge)}.{part}({', '.join(args)})"
+        return f"{self._bind(fn)}({', '.join(args)})"
+
+    def _bind(self, fn: Callable[..., Any]) -> str:
+        """A name for a function in the generated code: torch's own under torch's name."""
+        name = getattr(fn, "__name__", type(fn).__name__)
+        for library, module in (("torch", torch), ("F", F)):
+            if getattr(module, name, None) is fn:
+                return f"{library}.{name}"
+        base = name if identifier(name) and name not in _RESERVED else "function"
+        name, count = base, 2
+        while name in self.names and self.names[name] is not fn:
+            name, count = f"{base}_{count}", count + 1
+        self.names[name] = fn
+        return name
+
+    def _var(self, node: Node) -> str:
+        if node.index not in self._vars:
+            if node.index == 0:
+                name = "x0"
+            else:
+                parts = [f"x{int(p) + 1}" if p.isdigit() else p for p in node.name.split(".")]
+                name = re.sub(r"\W", "_", "_".join(parts))
+                if not identifier(name):
+                    name = f"value_{name}"
+            while name in _RESERVED or name in self._vars.values() or name in self.names:
+                name += "_"
+            self._vars[node.index] = name
+        return self._vars[node.index]
+
+
+def _operand(expression: str) -> str:
+    """An expression as an operand: in brackets where it is a sum or product itself."""
+    depth = 0
+    for i, char in enumerate(expression):
+        depth += char in "([{"
+        depth -= char in ")]}"
+        if not depth and char in "+*" and expression[i - 1] == " ":
+            return f"({expression})"
+    return expression
+
+
+@functools.lru_cache(maxsize=4096)
+def _compile(source: str) -> types.CodeType:
+    """Compile once per text: equal networks share their code, and tracebacks show it."""
+    name = f"<skipway forward {hashlib.sha1(source.encode()).hexdigest()[:10]}>"
+    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    module = compile(source, name, "exec")
+    return next(c for c in module.co_consts if isinstance(c, types.CodeType))
+
+
+__all__ = ["Program", "same"]

@@ -1,0 +1,154 @@
+"""Branches side by side over one input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from .connection import hold
+from .errors import ChainError, caller
+from .layers import Layer, parameters_made
+from .merges import Merge, Misfit, as_merge
+from .spine import adopt
+from .value import UNKNOWN, Form, Value
+
+
+class Parallel(Layer, nn.Module):
+    """Branches over the same input, their results merged: ``merge(f(x), g(x), ...)``.
+
+    Parameters
+    ----------
+    branches:
+        any layers; a chain of several layers is a ``Chain(...)``.
+    merge:
+        ``"add"``, ``"cat"``, ``"mean"``, ``"max"``, ``"mul"``, or any callable of as many tensors as there are branches.
+
+    Shapes: ``(N, *input)`` to what the merge makes of the branches.
+
+    Raises
+    ------
+    ChainError
+        for no branches, or branches whose results do not fit together.
+
+    >>> import torch
+    >>> from skipway import Dense
+    >>> Parallel(Dense(4, 3), Dense(4, 2), merge="cat")(torch.zeros(1, 4)).shape
+    torch.Size([1, 5])
+    """
+
+    def __init__(self, *branches: Any, merge: Any = "add") -> None:
+        super().__init__()
+        self.source = caller()
+        if not branches:
+            raise ChainError(f"Parallel needs at least one branch ({self.source})")
+        self._recipe = as_merge(merge)
+        if merge == "gate":
+            raise ChainError(f'Parallel: "gate" weighs a branch against a shortcut; use Skip(merge="gate") ({self.source})')
+        for i, branch in enumerate(branches):
+            module = adopt(branch, f"branch {i} of Parallel ({self.source})")
+            if any(module is m for m in self._modules.values()) and next(parameters_made(module), None) is not None:
+                raise ChainError(f"branches of Parallel ({self.source}) are the same object, so they would share weights")
+            self._modules[str(i)] = module
+        self.merge = hold(None if isinstance(self._recipe, Merge) else self._recipe)
+        plan = self._settle(UNKNOWN, True)
+        if plan.problems:
+            raise ChainError("; ".join(plan.problems))
+
+    @property
+    def branches(self) -> list[nn.Module]:
+        return [m for name, m in self._modules.items() if name.isdigit() and m is not None]
+
+    def _settle(self, value: Value, close: bool, strict: bool = True, refit: bool = False) -> Branches:
+        from .chain import Chain
+
+        result = Branches()
+        ends = []
+        for i, branch in enumerate(self.branches):
+            chain = branch if isinstance(branch, Chain) else _alone(branch)
+            sub = chain._settle(value, close, strict, refit)
+            result.subs.append(sub)
+            result.problems += [f"branch {i}: {p}" for p in sub.problems]
+            result.open += [f"branch {i}: {reason}" for reason in sub.open]
+            result.complete = result.complete and sub.complete
+            result.misfits += sub.misfits
+            if not value and sub.input.sizes:
+                value = sub.input.value
+            ends.append(sub.take_result())
+        result.input = value.form
+        if result.problems:
+            return result
+        result.value = self._join(ends, result)
+        result.complete = result.complete and bool(result.value)
+        return result
+
+    def _join(self, ends: list[Value], result: Branches) -> Value:
+        recipe = self._recipe
+        joined = ends[0]
+        try:
+            for other in ends[1:]:
+                if isinstance(recipe, Merge):
+                    recipe.check(joined, other)
+                    if joined and other:
+                        made: Any = recipe.make(joined, other)
+                        self._joiner = made if hasattr(made, "many") else recipe
+                        trials = zip(joined.trials, other.trials, strict=False)
+                        joined = joined.like([made(a, b) for a, b in trials])
+                    else:
+                        joined = UNKNOWN
+            if not isinstance(recipe, Merge):
+                known = all(ends) and len({len(e.trials) for e in ends}) == 1
+                sets = zip(*(e.trials for e in ends), strict=True) if known else ()
+                joined = ends[0].like([self.merge(*s) for s in sets])
+            elif len(ends) == 1 or not joined:
+                self._joiner = getattr(self, "_joiner", recipe)
+        except Misfit as misfit:
+            result.problems.append(f"Parallel ({self.source}): {misfit.why}: give the branches equal shapes")
+        return joined
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = [branch(x) for branch in self.branches]
+        if self.merge is not None:
+            return self.merge(*values)
+        return values[0] if len(values) == 1 else self._joiner.many(values)
+
+    def code(self) -> str:
+        from .render.source import layer_code
+        from .shortcut import value_code
+
+        merge = self._recipe.word if isinstance(self._recipe, Merge) else None
+        shown = repr(merge) if merge and value_code(self._recipe).endswith("()") else value_code(self._recipe)
+        return f"Parallel({', '.join(layer_code(b) for b in self.branches)}, merge={shown})"
+
+
+class Branches:
+    """What a Parallel tells the plan around it."""
+
+    def __init__(self) -> None:
+        self.subs: list[Any] = []
+        self.problems: list[str] = []
+        self.open: list[str] = []
+        self.misfits: list[tuple[Any, str]] = []
+        self.complete = True
+        self.input = Form()
+        self.value = UNKNOWN
+
+    @property
+    def output(self) -> Form:
+        return self.value.form
+
+    def take_result(self) -> Value:
+        value, self.value = self.value, UNKNOWN
+        return value
+
+
+def _alone(branch: nn.Module) -> Any:
+    """A single layer as a chain, only to plan it."""
+    from .chain import Chain
+
+    chain = Chain.__new__(Chain)
+    Chain.__mro__[1].__init__(chain, (), {})  # type: ignore[misc]
+    chain._place(None, branch)
+    chain._wiring, chain._written, chain._connections, chain._form = (), (), {}, Form()
+    chain._open = ("",)
+    return chain

@@ -1,0 +1,381 @@
+"""The plan: the graph of a chain with its shapes, made by a dry run, and every check with its error.
+
+Making a plan also *closes* what can be closed: layers whose width was written ``...`` and the modules of shortcuts get
+their parameters as soon as the shapes at their place are known. All problems are collected and raised together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from .connection import Connection
+from .errors import ChainError, OpenChainError, ShapeError
+from .functional import softmax
+from .graph import Edge, Graph, Node
+from .layers import Layer, module_code, parameters_made
+from .merges import Cat, Merge, Misfit, as_merge
+from .probe import NotATensor, ProbeError, expected, implied, layout_of, resized, run
+from .spine import unwrap
+from .value import UNKNOWN, Form, Value
+from .wrap import describe
+
+
+class Plan(Graph):
+    """The graph of one chain for one form of input.
+
+    Parameters
+    ----------
+    chain:
+        the chain.
+    value:
+        its input; unknown where nothing was said, and then what the first layer implies.
+    close:
+        create the parameters that are still missing where shapes allow.
+    opened:
+        nested chains to open besides those that shortcuts reach into.
+    strict:
+        count a layer that fails in the dry run as a problem; otherwise leave it to the real forward to say so.
+    refit:
+        make layers anew whose width was written ``...`` and turns out to be another: a nested chain closes by itself, and
+        then the chain around it may widen what arrives there.
+
+    Attributes
+    ----------
+    nodes:
+        the values, from the input on; see :class:`~skipway.graph.Node`.
+    problems:
+        what cannot work, one text each.
+    open:
+        what is still missing, one text each; empty for a closed chain.
+    complete:
+        whether every shape was found, so that a forward on this form of input needs no further check.
+    misfits:
+        ``(chain, key)`` of layers written with ``...`` whose width is not the one that arrives.
+    """
+
+    def __init__(
+        self,
+        chain: Any,
+        value: Value = UNKNOWN,
+        *,
+        close: bool = False,
+        opened: Iterable[str] = (),
+        strict: bool = True,
+        refit: bool = False,
+    ) -> None:
+        super().__init__(chain, opened)
+        self.close, self.strict, self.refit = close, strict, refit
+        self.misfits: list[tuple[Any, str]] = []
+        self.open: list[str] = []
+        self.complete = True
+        self._values: list[Value] = []
+        self._arrivals: list[Value] = []
+        self._versions: list[tuple[int, ...]] = []
+        if not self.problems:
+            self._infer(value)
+        self._result = self._values[-1] if self._values else UNKNOWN
+        # only shapes are kept: a plan that holds tensors would hold them on the chain
+        del self._values, self._arrivals, self._versions
+
+    # -- what it says --------------------------------------------------------------------------------------------------
+
+    @property
+    def input(self) -> Form:
+        return self.nodes[0].form
+
+    @property
+    def output(self) -> Form:
+        return self.nodes[-1].form
+
+    @property
+    def edges(self) -> list[Edge]:
+        """All shortcuts, by where they end."""
+        return [edge for node in self.nodes for edge in node.edges]
+
+    def check(self) -> None:
+        """Raise all problems as one ``ShapeError``."""
+        if self.problems:
+            raise ShapeError(report(self.problems, self.chain.source))
+
+    def take_result(self) -> Value:
+        """The last value with its tensors, for the plan around this one; once."""
+        result, self._result = self._result, UNKNOWN
+        return result
+
+    # -- the dry run ---------------------------------------------------------------------------------------------------
+
+    def _infer(self, value: Value) -> None:
+        layout = value.layout
+        if value and layout is None and value.trials[0].dim() > 2:
+            layout = self._layout_ahead()
+        self._keep(self.nodes[0], Value(value.trials, layout), UNKNOWN)
+        live: set[int] = {0} if self.nodes[0].leaves else set()
+        for node in self.nodes[1:]:
+            arrival = self._layer(node, self._values[-1]) if node.layer is not None else self._values[-1]
+            self._tapped_unchanged(node, live)
+            result = arrival
+            for edge in node.edges:
+                result = self._merge(edge, node, result)
+            self._keep(node, result, arrival)
+            live = {i for i in live if self.nodes[i].last_reader > node.index}
+            if node.leaves:
+                live.add(node.index)
+        self.complete = self.complete and all(self._values)
+        for node, value, arrival in zip(self.nodes, self._values, self._arrivals, strict=True):
+            node.form, node.arrival = value.form, arrival.form
+
+    def _layout_ahead(self) -> Any:
+        """The layout that the first layer which has one takes its input to be in."""
+        for node in self.nodes[1:]:
+            layout = layout_of(node.layer)
+            if layout is not None or (isinstance(node.layer, nn.Module) and type(node.layer).__name__ == "Flatten"):
+                return layout
+        return None
+
+    def _keep(self, node: Node, value: Value, arrival: Value) -> None:
+        self._values.append(value)
+        self._arrivals.append(arrival)
+        self._versions.append(tuple(t._version for t in value.trials))
+
+    def _at(self, node: Node) -> str:
+        return f"layer {node.name!r} = {describe_layer(node.layer)} ({node.source})"
+
+    def _layer(self, node: Node, arriving: Value) -> Value:
+        layer, before = node.layer, self.nodes[node.index - 1]
+        assert layer is not None
+        settle = getattr(layer, "_settle", None)
+        if settle is not None:
+            return self._composite(node, settle, arriving)
+        if not arriving:
+            arriving = self._imply(before, implied(layer))
+        if isinstance(layer, Layer) and layer.is_open and not self._build(node, layer, arriving):
+            return UNKNOWN
+        asked = expected(layer)
+        if arriving and asked is not None:
+            arriving = self._fit(node, before, arriving, *asked)
+        if unwrap(layer) is softmax and arriving.layout == "first" and len(arriving.form.shape or ()) > 1:
+            self.problems.append(
+                f"{self._at(node)} would go over the last axis of {arriving.form}, whose features are on axis 1: "
+                f"write lambda x: softmax(x, axis=1), or Conv(..., softmax)"
+            )
+        versions = [t._version for t in arriving.trials]
+        try:
+            trials = run(layer, arriving)
+        except NotATensor as error:
+            self.problems.append(f"{self._at(node)} {error}")
+            return UNKNOWN
+        except ProbeError as error:
+            self.complete = False
+            if self.strict and len(arriving.trials) == 1:
+                self.problems.append(f"{self._at(node)} cannot take {before.name!r} {arriving.form}: {error}")
+            return UNKNOWN
+        node.mutates = versions != [t._version for t in arriving.trials]
+        layout = layout_of(layer)
+        if layout is None and trials and trials[0].dim() == arriving.trials[0].dim():
+            layout = arriving.layout
+        return Value(trials, layout)
+
+    def _composite(self, node: Node, settle: Any, arriving: Value) -> Value:
+        """A nested chain or a Parallel: it plans itself."""
+        versions = [t._version for t in arriving.trials]
+        sub = settle(arriving, self.close, self.strict, self.refit)
+        node.sub = sub
+        if not arriving:
+            self._imply(self.nodes[node.index - 1], sub.input.value)
+        node.mutates = versions != [t._version for t in arriving.trials]
+        self.problems += [f"in {node.name!r}: {p}" for p in sub.problems]
+        self.open += [f"in {node.name!r}: {reason}" for reason in sub.open]
+        self.complete = self.complete and sub.complete
+        self.misfits += sub.misfits
+        return sub.take_result()
+
+    def _imply(self, before: Node, value: Value) -> Value:
+        """What a layer says of the value before it, where nothing else has."""
+        if value:
+            self._values[before.index] = value
+            self._versions[before.index] = tuple(t._version for t in value.trials)
+        return value
+
+    def _build(self, node: Node, layer: Layer, arriving: Value) -> bool:
+        before = self.nodes[node.index - 1]
+        if not arriving or not self.close:
+            self.open.append(f"{self._at(node)} waits for the width of {before.name!r}")
+            return False
+        kind = layout_of(layer)
+        if kind is not None and arriving.layout not in (None, kind) and len(arriving.form.shape or ()) > 1:
+            axis, fix = ("axis 1", "put LayerNorm, Dense or a transpose there instead")
+            if kind == "last":
+                axis, fix = ("the last axis", "put Flatten() or GlobalAvgPool() before it, or a Conv in its place")
+            self.problems.append(
+                f"{self._at(node)} takes its width from {axis}, and the features of {before.name!r} {arriving.form} are on "
+                f"{'the last axis' if axis == 'axis 1' else 'axis 1'}: {fix}"
+            )
+            return False
+        try:
+            layer.build(arriving)
+        except OpenChainError as error:
+            self.open.append(f"{self._at(node)} {error}")
+            return False
+        except ChainError as error:
+            self.problems.append(f"{self._at(node)} {error}")
+            return False
+        follow(layer, self.chain)  # type: ignore[arg-type]
+        return True
+
+    def _fit(self, node: Node, before: Node, arriving: Value, axis: int, width: int) -> Value:
+        """Check the width a layer asks for; goes on with the width it wanted, to find the other problems."""
+        layer, shape = node.layer, arriving.form.shape
+        missing = shape is None or len(shape) < max(-axis, axis + 1) or (axis < -1 and len(shape) != -axis)
+        if missing:
+            need = f"{width} channels and {-axis - 1} dimensions" if axis < -1 else f"{width} features"
+            if shape is not None:
+                self.problems.append(f"{self._at(node)} takes {need}, and gets {before.name!r} {arriving.form}")
+            return implied(layer)
+        assert shape is not None
+        if shape[axis] == width:
+            return arriving
+        if shape[axis] is not None:
+            if isinstance(layer, Layer) and layer.inferred:
+                self.misfits.append((node.owner, node.key))
+                if self.refit and self._build(node, layer, arriving):
+                    return arriving
+            got, arg = shape[axis], _explicit(layer, width)
+            right = arg.replace(f"({width}", f"({got}", 1)
+            dots = f" or {arg.replace(f'({width}', '(...', 1)}" if isinstance(layer, Layer) else ""
+            what = "features" if axis == -1 else "channels"
+            self.problems.append(
+                f"{self._at(node)} takes {width} {what} and gets {got} from {before.name!r} {arriving.form}"
+                f"{self._made_of(before)}: write {right}{dots}"
+            )
+        return resized(arriving, axis, width)
+
+    def _made_of(self, node: Node) -> str:
+        """Why a value is as wide as it is, where a shortcut widened it."""
+        cats = [e for e in node.edges if isinstance(as_merge(e.shortcut.merge), Cat)]
+        if not cats or not self._arrivals[node.index]:
+            return ""
+        parts = [f"{self._arrivals[node.index].width} of the branch"]
+        parts += [f"{self._values[e.start].width} by the shortcut {e.shortcut.label!r} ({e.shortcut.source})" for e in cats]
+        return f", {' + '.join(parts)}"
+
+    def _tapped_unchanged(self, node: Node, live: set[int]) -> None:
+        for i in live:
+            now = tuple(t._version for t in self._values[i].trials)
+            if now == self._versions[i]:
+                continue
+            self._versions[i] = now
+            readers = [e.name for e in self.nodes[i].leaves if e.end >= node.index]
+            if readers:
+                names = " and ".join(repr(r) for r in readers)
+                self.problems.append(
+                    f"{self._at(node)} changes its input in place, which would corrupt the value {self.nodes[i].name!r} that "
+                    f"the shortcut {names} still brings: leave out inplace=True"
+                )
+
+    # -- shortcuts -----------------------------------------------------------------------------------------------------
+
+    def _merge(self, edge: Edge, node: Node, branch: Value) -> Value:
+        shortcut, start = edge.shortcut, self.nodes[edge.start]
+        value = self._arrivals[edge.start] if shortcut.tap == "branch" and edge.start else self._values[edge.start]
+        merge = as_merge(shortcut.merge)
+        keeps = isinstance(merge, Merge) and not isinstance(merge, Cat)
+        known = edge.connection
+        connection = known or Connection(shortcut)
+        where = f"shortcut {shortcut.label!r} ({shortcut.source})"
+        ends = f"\n       from {start.name!r} {value.form} ({start.source}) to {node.name!r} {branch.form} ({node.source})"
+        guarded = [v for v in (value, branch) if v]
+        versions = [t._version for v in guarded for t in v.trials]
+        try:
+            if known is None:
+                connection.make_path(shortcut, value, branch)
+                follow(connection, node.owner)
+            brought = self._along(connection.path, value)
+            if isinstance(merge, Merge):
+                merge.check(branch, brought)
+            if known is None:
+                connection.make_gains(shortcut, branch, brought)
+                connection.make_merge(shortcut, branch, brought)
+                follow(connection, node.owner)
+            result = self._meet(connection, branch, brought)
+        except Misfit as misfit:
+            self.problems.append(f"{where}: {misfit.why}{ends}\n       fix: {misfit.fix}")
+            return branch
+        except OpenChainError as error:
+            self.open.append(f"{where}: {error}")
+            return branch if keeps else UNKNOWN
+        except ProbeError as error:
+            self.complete = False
+            if self.strict and len(branch.trials) == 1:
+                self.problems.append(f"{where} fails: {error}{ends}")
+            return branch if keeps else UNKNOWN
+        except ChainError as error:
+            self.problems.append(f"{where}: {error}{ends}")
+            return branch
+        if versions != [t._version for v in guarded for t in v.trials]:
+            self.problems.append(
+                f"{where} changes one of the values it merges in place: write its merge, path and act without in-place "
+                f"operations (no inplace=True, add_ or +=)"
+            )
+        if known is None:
+            if not self.close:
+                self.open.append(f"{where}: its parameters are not made yet")
+            else:
+                edge.owner._register_connection(shortcut, connection)
+        return result
+
+    def _along(self, path: Any, value: Value) -> Value:
+        if path is None:
+            return value
+        trials = run(path, value)
+        layout = layout_of(path)
+        if layout is None and trials and trials[0].dim() == value.trials[0].dim():
+            layout = value.layout
+        return Value(trials, layout)
+
+    def _meet(self, connection: Connection, branch: Value, brought: Value) -> Value:
+        trials = run(connection.merge, branch, brought)
+        layout = branch.layout or brought.layout
+        merged = Value(trials, layout)
+        if connection.act is not None and merged:
+            acted = run(connection.act, merged)
+            merged = Value(acted, layout_of(connection.act) or layout)
+        return merged
+
+
+def _explicit(layer: Any, width: int) -> str:
+    """The code of a layer with its width as a number, also where it was written ``...``."""
+    return module_code(layer).replace("(...", f"({width}", 1) if isinstance(layer, Layer) else module_code(layer)
+
+
+def follow(module: nn.Module, chain: nn.Module) -> None:
+    """Put a new module where the rest of the chain is: on its device, in its precision and mode."""
+    own = next(parameters_made(module), None)
+    if own is None:
+        module.train(chain.training)
+        return
+    mine = {id(p) for p in parameters_made(module)}
+    like = next((p for p in parameters_made(chain) if p.is_floating_point() and id(p) not in mine), None)
+    if like is not None and (like.device != own.device or like.dtype != own.dtype):
+        module.to(like.device, like.dtype)
+    module.train(chain.training)
+
+
+def report(problems: list[str], source: str) -> str:
+    """All problems of a chain as one message."""
+    if len(problems) == 1:
+        return f"this chain ({source}) cannot work: {problems[0]}"
+    lines = [f"  {i}. {p}" for i, p in enumerate(problems, 1)]
+    return "\n".join([f"this chain ({source}) cannot work, for {len(problems)} reasons:", *lines])
+
+
+def describe_layer(layer: Any) -> str:
+    """A layer in an error: its code on one line, shortened."""
+    code = describe(unwrap(layer)) if not isinstance(unwrap(layer), nn.Module) else module_code(layer)
+    code = " ".join(code.split())
+    return code if len(code) <= 70 else code[:66] + " ..."
+
+
+__all__ = ["Plan", "describe_layer", "follow", "report"]

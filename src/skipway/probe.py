@@ -1,0 +1,211 @@
+"""The dry run: what shape a layer makes of what arrives, without data.
+
+Layers run on the meta device, in eval mode and with their hooks asleep, so no statistics move, nothing is drawn at random
+and nothing is computed. A layer that cannot run there (it makes tensors of its own, or looks at numbers) runs for real on
+a copy of itself with two rows of zeros.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import ChainError
+from .layers import _Pool
+from .value import BATCH, Layout, Value
+from .wrap import Wrapped, describe
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+_M = nn.modules
+_FIRST = (
+    _M.conv._ConvNd, _M.batchnorm._BatchNorm, _M.instancenorm._InstanceNorm, nn.GroupNorm, nn.LocalResponseNorm,
+    _M.pooling._MaxPoolNd, _M.pooling._AvgPoolNd, _M.pooling._AdaptiveMaxPoolNd, _M.pooling._AdaptiveAvgPoolNd,
+    nn.Upsample, nn.PixelShuffle, nn.PixelUnshuffle, nn.Dropout2d, nn.Dropout3d, _Pool,
+)  # fmt: skip
+_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.MultiheadAttention, nn.Bilinear)
+
+
+class ProbeError(Exception):
+    """A layer that could not be run on what arrives."""
+
+
+class NotATensor(ProbeError):
+    """A layer that returned something else than one tensor."""
+
+
+@contextmanager
+def _asleep(module: nn.Module) -> Iterator[None]:
+    """The module in eval mode, without hooks; as it was afterwards."""
+    modes, hooks = [], []
+    for m in module.modules():
+        modes.append((m, m.training))
+        m.training = False
+        for name in _HOOKS:
+            held = m.__dict__.get(name)
+            if held:
+                hooks.append((m, name, held))
+                m.__dict__[name] = OrderedDict()
+    try:
+        yield
+    finally:
+        for m, mode in modes:
+            m.training = mode
+        for m, name, held in hooks:
+            m.__dict__[name] = held
+
+
+def _own(fn: Any) -> bool:
+    """Whether code runs that is not torch's, which might draw random numbers."""
+    if isinstance(fn, Wrapped):
+        fn = fn.fn
+    module = type(fn).__module__ if isinstance(fn, nn.Module) else getattr(fn, "__module__", None)
+    return (module or "torch").split(".")[0] not in ("torch", "skipway")
+
+
+def _tensor(out: Any, fn: Any) -> Tensor:
+    if not isinstance(out, Tensor):
+        kind = f"a {type(out).__name__}" + (f" of {len(out)}" if isinstance(out, (tuple, list)) else "")
+        raise NotATensor(f"returns {kind}; a chain carries one tensor: wrap it, lambda x: layer(x)[0]")
+    if out.dim() == 0:
+        raise NotATensor("returns a single number; a chain carries a batch")
+    return out
+
+
+def _on_meta(fn: Any, args: tuple[Tensor, ...]) -> Tensor:
+    if not isinstance(fn, nn.Module):
+        return _tensor(fn(*args), fn)
+    held = [*fn.named_parameters(remove_duplicate=False), *fn.named_buffers(remove_duplicate=False)]
+    swap = {name: torch.empty_like(t, device="meta") for name, t in held}
+    with _asleep(fn):
+        if not swap:
+            return _tensor(fn(*args), fn)
+        return _tensor(torch.func.functional_call(fn, swap, args), fn)
+
+
+def _for_real(fn: Any, args: tuple[Tensor, ...]) -> Tensor:
+    twin = copy.deepcopy(fn)
+    device = torch.device("cpu")
+    if isinstance(twin, nn.Module):
+        twin.eval()
+        device = next((p.device for p in twin.parameters()), device)
+        with _asleep(twin):
+            return _real_call(twin, args, device)
+    return _real_call(twin, args, device)
+
+
+def _real_call(fn: Any, args: tuple[Tensor, ...], device: torch.device) -> Tensor:
+    real = [torch.zeros(a.shape, dtype=a.dtype, device=device) for a in args]
+    versions = [r._version for r in real]
+    out = _tensor(fn(*real), fn)
+    for arg, r, version in zip(args, real, versions, strict=True):
+        if r._version != version:
+            arg.zero_()  # what the layer does to its input must show on the meta tensor too
+    return torch.empty(out.shape, dtype=out.dtype, device="meta")
+
+
+def _dtype_of(fn: Any) -> torch.dtype | None:
+    if not isinstance(fn, nn.Module):
+        return None
+    return next((p.dtype for p in fn.parameters() if p.is_floating_point()), None)
+
+
+def run_once(fn: Callable[..., Any], *args: Tensor) -> Tensor:
+    """The result of a layer or function on meta tensors. Raises :class:`ProbeError` with the layer's own complaint."""
+    state = torch.get_rng_state() if _own(fn) else None
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            try:
+                return _on_meta(fn, args)
+            except NotATensor:
+                raise
+            except Exception as error:
+                first = error
+            other = _dtype_of(fn)
+            tries: list[tuple[Callable[..., Tensor], torch.dtype | None]] = []
+            if other is not None and any(a.dtype != other for a in args):
+                tries.append((_on_meta, other))
+            tries += [(_on_meta, torch.int64), (_for_real, None), (_for_real, torch.int64)]
+            for how, dtype in tries:
+                try:
+                    return how(fn, args if dtype is None else tuple(a.to(dtype) for a in args))
+                except NotATensor:
+                    raise
+                except Exception:
+                    continue
+            if isinstance(first, ChainError):
+                raise ProbeError(str(first)) from None
+            raise ProbeError(f"{type(first).__name__}: {str(first).strip().splitlines()[0]}") from None
+    finally:
+        if state is not None:
+            torch.set_rng_state(state)
+
+
+def run(fn: Callable[..., Any], *values: Value) -> tuple[Tensor, ...]:
+    """The result for every trial; empty where an argument is unknown or trials do not match up."""
+    if len({len(v.trials) for v in values}) != 1:
+        return ()
+    return tuple(run_once(fn, *args) for args in zip(*(v.trials for v in values), strict=True))
+
+
+def layout_of(fn: Any) -> Layout | None:
+    """Where a layer puts its features: ``"first"`` (axis 1), ``"last"``, or ``None`` where it leaves them."""
+    if isinstance(fn, _FIRST):
+        return "first"
+    if isinstance(fn, _LAST) or type(fn).__name__ in ("RMSNorm",):
+        return "last"
+    if not isinstance(fn, nn.Module):
+        return None
+    kinds = {layout_of(m) for m in fn.children()} - {None}
+    return kinds.pop() if len(kinds) == 1 else None
+
+
+def implied(layer: Any) -> Value:
+    """What a layer says it takes, where its own widths tell: vectors for Dense, images of any size for Conv."""
+    if isinstance(layer, nn.Linear) and isinstance(layer.in_features, int):
+        return Value.of((layer.in_features,), "last", _dtype_of(layer))
+    if isinstance(layer, _M.conv._ConvNd) and isinstance(layer.in_channels, int):
+        return Value.channels(layer.in_channels, len(layer.kernel_size))
+    if isinstance(layer, nn.BatchNorm1d):
+        return Value.of((layer.num_features,), "last", _dtype_of(layer))
+    if isinstance(layer, (nn.BatchNorm2d, nn.BatchNorm3d)):
+        return Value.channels(layer.num_features, 2 if isinstance(layer, nn.BatchNorm2d) else 3)
+    if isinstance(layer, nn.LayerNorm) and layer.normalized_shape is not ...:
+        return Value.of(tuple(layer.normalized_shape), "last", _dtype_of(layer))
+    if isinstance(layer, nn.Sequential) and len(layer):
+        return implied(layer[0])
+    return Value()
+
+
+def expected(layer: Any) -> tuple[int, int] | None:
+    """``(axis, width)`` that a layer with known widths asks for; the axis counts in the shape without the batch."""
+    if isinstance(layer, nn.Linear) and isinstance(layer.in_features, int):
+        return -1, layer.in_features
+    if isinstance(layer, _M.conv._ConvNd) and isinstance(layer.in_channels, int):
+        return -1 - len(layer.kernel_size), layer.in_channels
+    if isinstance(layer, _M.batchnorm._BatchNorm) and isinstance(layer.num_features, int):
+        return 0, layer.num_features
+    if isinstance(layer, nn.GroupNorm):
+        return 0, layer.num_channels
+    if isinstance(layer, nn.LayerNorm) and layer.normalized_shape is not ... and len(layer.normalized_shape) == 1:
+        return -1, layer.normalized_shape[0]
+    return None
+
+
+def resized(value: Value, axis: int, width: int) -> Value:
+    """The same value with another number of features."""
+    out = []
+    for t in value.trials:
+        shape = list(t.shape[1:])
+        shape[axis] = width
+        out.append(t.new_empty((BATCH, *shape)))
+    return value.like(out)
+
+
+__all__ = ["NotATensor", "ProbeError", "describe", "expected", "implied", "layout_of", "resized", "run", "run_once"]

@@ -1,0 +1,132 @@
+"""One shortcut as data: which value goes where, and what happens on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+from torch import Tensor
+
+from .errors import ChainError, caller
+from .gains import Drop, Learned, as_drop, as_scale
+from .layers import module_code
+from .merges import Merge, as_merge
+from .paths import Path, as_path
+from .wrap import describe
+
+End = int | str
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """A shortcut: frozen data, which a chain turns into arithmetic.
+
+    The value at ``end`` becomes ``act(merge(drop(scale * branch), path_scale * path(value at start)))``, where the
+    *branch* is what arrives at ``end`` along the chain. Several shortcuts into one value merge in wiring order, each
+    onto the result so far: the result of the first is the branch of the second.
+
+    Parameters
+    ----------
+    start, end:
+        names of values. ``0`` or ``"input"`` is the chain's input, ``k`` the value after k layers (``-1`` the last
+        one), a layer's name the value after that layer, ``"enc.down1"`` a value inside a nested chain, ``"output"`` the
+        last value.
+    merge:
+        ``"add"``, ``"cat"``, ``"mean"``, ``"max"``, ``"mul"``, ``"gate"``, a recipe from :mod:`skipway.merges`, or any
+        callable or module of ``(branch, shortcut)``.
+    path:
+        ``"identity"``, ``"project"``, ``"pad"``, a recipe from :mod:`skipway.paths`, or any callable or module.
+    act:
+        applied to the merged value, such as :func:`relu` (the original ResNet, 1512.03385).
+    scale, path_scale:
+        what the branch, and what the shortcut brings, are multiplied by: a number or :class:`Learned`.
+    drop:
+        probability that the branch is dropped in training, or a :class:`Drop` that says mode and law.
+    tap:
+        ``"state"`` for the value itself, ``"branch"`` for what arrived there before its own merges.
+    name:
+        by default ``"start->end"``.
+
+    Raises
+    ------
+    ChainError
+        for an unknown word, a scale or probability out of range, ends that are no names, or random drop where the
+        shortcut brings nothing that would remain.
+
+    >>> Shortcut("stem", "b", merge="cat")
+    Shortcut('stem', 'b', merge='cat')
+    >>> Shortcut(0, 2) == Shortcut(0, 2, merge="add")
+    True
+    """
+
+    start: End
+    end: End
+    merge: str | Merge | Callable[..., Tensor] = "add"
+    path: str | Path | Callable[..., Tensor] = "identity"
+    act: Callable[..., Tensor] | None = None
+    scale: float | Learned | None = None
+    path_scale: float | Learned | None = None
+    drop: float | Drop = 0.0
+    tap: Literal["state", "branch"] = "state"
+    name: str = ""
+    source: str = field(default="", repr=False, compare=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not self.source:
+            object.__setattr__(self, "source", caller())
+        where = f"shortcut {self.start!r} -> {self.end!r} ({self.source})"
+        for which, end in (("start", self.start), ("end", self.end)):
+            if isinstance(end, bool) or not isinstance(end, (int, str)) or end == "":
+                raise ChainError(f"{where}: the {which} is a number of layers or the name of a value, not {end!r}")
+        try:
+            as_merge(self.merge), as_path(self.path)
+            as_scale(self.scale), as_scale(self.path_scale)
+            drop = as_drop(self.drop)
+        except ChainError as error:
+            raise ChainError(f"{where}: {error}") from None
+        if self.act is not None and not callable(self.act):
+            raise ChainError(f"{where}: act must be callable, such as relu, not {self.act!r}")
+        if self.tap not in ("state", "branch"):
+            raise ChainError(f'{where}: tap is "state" or "branch", not {self.tap!r}')
+        if drop.p and (self.path_scale == 0 or self.merge == "mul"):
+            raise ChainError(
+                f"{where}: drop={drop.p} would drop the only path, since "
+                + ("a dropped branch makes the product zero" if self.merge == "mul" else "path_scale=0")
+                + ": leave drop out"
+            )
+        if not isinstance(self.name, str) or "." in self.name:
+            raise ChainError(f"{where}: name= is a word without dots, not {self.name!r}")
+
+    @property
+    def label(self) -> str:
+        """The name it goes by: its own, or ``start->end``."""
+        return self.name or f"{self.start}->{self.end}"
+
+    @property
+    def key(self) -> str:
+        """Its name in ``net.shortcuts`` and in the state dict, where dots separate levels."""
+        return self.label.replace(".", "/")
+
+    def moved(self, start: End, end: End) -> Shortcut:
+        """The same shortcut between other values. A name of its own is kept."""
+        return replace(self, start=start, end=end)
+
+    def __repr__(self) -> str:
+        args = [repr(self.start), repr(self.end)]
+        for f in fields(self)[2:]:
+            value = getattr(self, f.name)
+            if f.repr and value != f.default:
+                args.append(f"{f.name}={value_code(value)}")
+        return f"Shortcut({', '.join(args)})"
+
+
+def value_code(value: Any) -> str:
+    """Python for a field of a shortcut: words and recipes as they are, callables by name."""
+    if isinstance(value, (Merge, Path, Drop, Learned)):
+        held = [(f.name, getattr(value, f.name), f.default) for f in fields(value)]
+        shown = [f"{name}={value_code(v)}" for name, v, default in held if v != default]
+        return f"{type(value).__name__}({', '.join(shown)})"
+    if isinstance(value, (str, int, float)) or value is None:
+        return repr(value)
+    return module_code(value) if hasattr(value, "named_parameters") else describe(value)

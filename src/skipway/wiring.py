@@ -1,0 +1,194 @@
+"""Wirings: which shortcuts run over a chain, as data separate from its layers.
+
+A wiring is a list of :class:`Shortcut`, or a *pattern*: a function of the chain's length that returns one. Patterns pass
+``merge=``, ``path=`` and the rest on to their shortcuts, and wirings add::
+
+    every(1) + every(4) + [Shortcut(0, 12)]
+
+Write your own as a plain function ``n -> list of Shortcut``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from torch import nn
+
+from .errors import ChainError, caller
+from .merges import Cat
+from .shortcut import Shortcut, value_code
+
+PatternFn = Callable[[int], Sequence[Shortcut]]
+Wiring = Iterable[Shortcut] | PatternFn
+
+
+class Pattern:
+    """A function of the chain's length that returns shortcuts, and that prints and adds.
+
+    >>> every(2)(6)
+    [Shortcut(0, 2), Shortcut(2, 4), Shortcut(4, 6)]
+    >>> every(3) + [Shortcut(0, 6)]
+    every(3) + [Shortcut(0, 6)]
+    """
+
+    def __init__(self, call: str, ends: Callable[[int], Iterable[tuple[int, int]]], options: dict[str, Any]) -> None:
+        self.call, self.ends, self.opts, self.source = call, ends, options, caller()
+        for key, value in options.items():
+            stateful = isinstance(value, nn.Module) and next(value.parameters(), None) is not None
+            if stateful and not getattr(value, "skipway_tied", False):
+                raise ChainError(
+                    f"{self!r} ({self.source}) would share the weights of one {type(value).__name__} among all its "
+                    f"shortcuts: list them, [Shortcut(i, i + 1, {key}=...) for i in range(n)], with a new module for "
+                    f"each, use a recipe such as Project(), or share on purpose with tie(...)"
+                )
+        Shortcut(0, 1, **options, source=self.source)  # a misspelt option fails here, where it was written
+
+    def __call__(self, n: int) -> list[Shortcut]:
+        made = [Shortcut(a, b, **self.opts, source=self.source) for a, b in self.ends(n)]
+        if not made:
+            raise ChainError(f"{self!r} ({self.source}) makes no shortcut over a chain of {n} layer{'s' * (n != 1)}")
+        return made
+
+    def __add__(self, other: Wiring) -> Wirings:
+        return Wirings([self, other])
+
+    def __radd__(self, other: Wiring) -> Wirings:
+        return Wirings([other, self])
+
+    def __repr__(self) -> str:
+        name, given = self.call.rstrip(")").split("(")
+        args = [given] * bool(given) + [f"{k}={value_code(v)}" for k, v in self.opts.items()]
+        return f"{name}({', '.join(args)})"
+
+
+class Wirings:
+    """Several wirings as one, in order."""
+
+    def __init__(self, parts: Iterable[Wiring]) -> None:
+        self.parts: list[Wiring] = []
+        for part in parts:
+            if not callable(part) and not isinstance(part, Iterable):
+                raise ChainError(f"a wiring adds to patterns and lists of Shortcut, not to {part!r} ({caller()})")
+            self.parts += part.parts if isinstance(part, Wirings) else [part if callable(part) else list(part)]
+
+    def __call__(self, n: int) -> list[Shortcut]:
+        return [s for part in self.parts for s in resolve(part, n)]
+
+    def __add__(self, other: Wiring) -> Wirings:
+        return Wirings([self, other])
+
+    def __radd__(self, other: Wiring) -> Wirings:
+        return Wirings([other, self])
+
+    def __repr__(self) -> str:
+        return " + ".join(value_code(p) if callable(p) and not isinstance(p, Pattern) else repr(p) for p in self.parts)
+
+
+def resolve(wiring: Any, n: int) -> list[Shortcut]:
+    """The shortcuts of a wiring over a chain of ``n`` layers.
+
+    Raises ``ChainError`` for what is neither a pattern nor a list of :class:`Shortcut`.
+    """
+    if wiring is None:
+        return []
+    if isinstance(wiring, (str, Shortcut)):
+        fix = "a list: wiring=[Shortcut(...)]" if isinstance(wiring, Shortcut) else f"a pattern: {wiring}(...)"
+        raise ChainError(f"wiring= takes a pattern such as every(1), or a list of Shortcut, not {wiring!r}: write {fix}")
+    try:
+        made = list(wiring(n) if callable(wiring) else wiring)
+    except TypeError as error:
+        raise ChainError(f"wiring= takes a pattern such as every(1), or a list of Shortcut, not {wiring!r}: {error}") from None
+    for item in made:
+        if not isinstance(item, Shortcut):
+            raise ChainError(f"a wiring holds Shortcut(start, end), not {item!r}")
+    return made
+
+
+def _positive(name: str, k: Any) -> int:
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise ChainError(f"{name}(k) takes a positive whole number of layers, not {k!r} ({caller()})")
+    return k
+
+
+def every(k: int = 1, **options: Any) -> Pattern:
+    """A shortcut around every k layers: 0 to k, k to 2k, ... Layers left over at the end get none.
+
+    >>> every(2, merge="cat")(5)
+    [Shortcut(0, 2, merge='cat'), Shortcut(2, 4, merge='cat')]
+    """
+    _positive("every", k)
+    return Pattern(f"every({k})", lambda n: [(i, i + k) for i in range(0, n - k + 1, k)], options)
+
+
+def sliding(k: int = 2, **options: Any) -> Pattern:
+    """A shortcut over every run of k layers: 0 to k, 1 to k + 1, ... They overlap.
+
+    >>> sliding(2)(4)
+    [Shortcut(0, 2), Shortcut(1, 3), Shortcut(2, 4)]
+    """
+    _positive("sliding", k)
+    return Pattern(f"sliding({k})", lambda n: [(i, i + k) for i in range(n - k + 1)], options)
+
+
+def _reads(distances: Callable[[int], Iterable[int]], merge: Any) -> Callable[[int], list[tuple[int, int]]]:
+    """Ends of shortcuts that let layer ``b`` read the layers ``b - d``, for every distance but 1 (the chain itself).
+
+    When values add, what layer b puts out is merged with what layer b - d put out. When they are concatenated, layer b
+    *reads* the earlier ones, so they join the value before it; the last value gets them too.
+    """
+    if merge == "cat" or isinstance(merge, Cat):
+        return lambda n: [(b - d, b - 1) for b in range(2, n + 2) for d in sorted(distances(b), reverse=True) if d > 1]
+    return lambda n: [(b - d, b) for b in range(2, n + 1) for d in sorted(distances(b), reverse=True) if d > 1]
+
+
+def _tapped(options: dict[str, Any]) -> dict[str, Any]:
+    # concatenating states that are concatenations themselves would repeat every feature
+    merge = options.get("merge")
+    return {"tap": "branch", **options} if merge == "cat" or isinstance(merge, Cat) else options
+
+
+def dense(**options: Any) -> Pattern:
+    """Every earlier value into every later one.
+
+    With ``merge="cat"`` it is DenseNet (1608.06993): every layer reads all that was made before it, once
+    (``tap="branch"``), and so does what follows the chain.
+
+    >>> dense()(3)
+    [Shortcut(0, 2), Shortcut(0, 3), Shortcut(1, 3)]
+    """
+    return Pattern("dense()", _reads(lambda b: range(2, b + 1), options.get("merge")), _tapped(options))
+
+
+def log2(**options: Any) -> Pattern:
+    """Each value from those 2, 4, 8, ... layers before: O(n log n) shortcuts (LogDenseNet, 1711.00002).
+
+    >>> log2()(4)
+    [Shortcut(0, 2), Shortcut(1, 3), Shortcut(0, 4), Shortcut(2, 4)]
+    """
+
+    def powers(b: int) -> list[int]:
+        return [1 << k for k in range(1, b.bit_length()) if 1 << k <= b]
+
+    return Pattern("log2()", _reads(powers, options.get("merge")), _tapped(options))
+
+
+def unet(**options: Any) -> Pattern:
+    """From the way down to the way up: i to n - i (1505.04597).
+
+    >>> unet()(6)
+    [Shortcut(0, 6), Shortcut(1, 5), Shortcut(2, 4)]
+    """
+    return Pattern("unet()", lambda n: [(i, n - i) for i in range((n + 1) // 2)], options)
+
+
+def from_input(*, output: bool = True, **options: Any) -> Pattern:
+    """The chain's input into every later value, as input-convex nets and DeepSDF have it.
+
+    ``output=False`` leaves out the last value, so that the net keeps its out width with ``merge="cat"``.
+
+    >>> from_input(merge="cat", output=False)(3)
+    [Shortcut(0, 1, merge='cat'), Shortcut(0, 2, merge='cat')]
+    """
+    call = "from_input()" if output else "from_input(output=False)"
+    return Pattern(call, lambda n: [(0, b) for b in range(1, n + bool(output))], options)
