@@ -92,7 +92,7 @@ def test_extra_state_is_stored_as_plain_data_or_refused(tmp_path: Path) -> None:
     load(other, tmp_path / "net.safetensors")
     assert other.kept == {"seen": [1, 2]}
     net.kept = object()
-    with pytest.raises(CheckpointError, match="_extra_state.*without pickling"):
+    with pytest.raises(CheckpointError, match=r"_extra_state.*without pickling"):
         save(net, tmp_path / "net.safetensors")
 
 
@@ -127,7 +127,7 @@ def test_a_harmed_file_is_named(tmp_path: Path, harm: str) -> None:
     path.write_bytes(data)
     net = make()
     before = state_of(net)
-    with pytest.raises(CheckpointError, match="net.safetensors is corrupt"):
+    with pytest.raises(CheckpointError, match=r"net.safetensors is corrupt"):
         load(net, path)
     assert unchanged(net, before)
 

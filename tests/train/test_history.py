@@ -15,8 +15,8 @@ from skipway.train.progress import Progress
 
 ROWS: list[dict[str, Any]] = [
     {
-        "epoch": i, "train_loss": 1 / i, "train_accuracy": 1 - 0.5 / i, "test_loss": 2 / i, "test_accuracy": 1 - 0.6 / i,
-        "seconds": 1.5, "images_per_second": 12345.6,
+        "epoch": i, "train_loss": 1 / i, "train_accuracy": 1 - 0.5 / i, "test_loss": 2 / i,
+        "test_accuracy": 1 - 0.6 / i, "seconds": 1.5, "images_per_second": 12345.6,
     }
     for i in (1, 2, 3)
 ]  # fmt: skip
@@ -70,9 +70,7 @@ def test_lines_where_there_is_no_terminal(
     assert "left" not in lines[1]
 
 
-def test_silence(
-    net: nn.Module, blobs: Any, quick: Callable[..., History], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_silence(net: nn.Module, blobs: Any, quick: Callable[..., History], capsys: pytest.CaptureFixture[str]) -> None:
     quick(net, blobs, progress=False)
     assert capsys.readouterr() == ("", "")
 

@@ -183,7 +183,9 @@ def fit(
             _pack(state, source, on)
             found = folder.begin({**config, "net": describe_net(net)}, net, resume)
         seed_random(seed, on)
-        if found is not None and _restore(found, state, source, on):
+        if folder is not None and found is not None and _restore(found, state, source, on):
+            # killed after its last checkpoint, a run may still lack its curve
+            folder.draw(state.history)
             return state.history
         if folder is not None and found is None:
             # killed in its first epoch, a run must go on from these weights, whatever the next process initialises

@@ -102,6 +102,8 @@ class RunFolder:
                 raise CheckpointError(
                     f"{found[0]} has {found[2]['epoch']} epochs behind it: epochs={config['epochs']} lies before that"
                 )
+        if found and found[0] == checkpoints(folder)[0]:
+            self._prune()
         for path in folder.glob(".*.part"):
             path.unlink(missing_ok=True)
         write_whole(folder / "config.json", (json.dumps(config, indent=1) + "\n").encode())
@@ -149,6 +151,9 @@ class RunFolder:
     def checkpoint(self, epoch: int, tensors: Tensors, state: dict[str, Any]) -> None:
         """Write the checkpoint of an epoch; then drop all but the last two."""
         write_tensors(self.path / f"checkpoint-{epoch:04d}.safetensors", tensors, state)
+        self._prune()
+
+    def _prune(self) -> None:
         for old in checkpoints(self.path)[_KEPT:]:
             old.unlink(missing_ok=True)
 
