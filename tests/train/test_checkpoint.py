@@ -251,7 +251,7 @@ def test_what_a_run_writes(tmp_path: Path, net: nn.Module, blobs: Any, quick: Fi
     config = json.loads((run / "config.json").read_text())
     assert config["options"]["batch"] == 20
     assert config["options"]["optimizer"]["kind"] == "AdamW"
-    assert config["net"]["0.weight"] == ["torch.float32", 8, 4]
+    assert config["net"]["0.weight"] == "float32 (8, 4)"
     assert [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] == history.rows
     assert (run / "chain.txt").read_text() == f"{net}\n"
     assert (run / "curve.png").read_bytes().startswith(b"\x89PNG")

@@ -115,7 +115,9 @@ def first_bad_value(net: nn.Module, x: Any) -> str | None:
     if hasattr(net, "values") and hasattr(net, "features"):
         names = list(net.values)  # type: ignore[arg-type]
         features = net.features(x, at=names)  # type: ignore[operator]
-        return next((f"the value {name!r}" for name in names if _bad(features[name])), None)
+        bad = next((name for name in names if _bad(features[name])), None)
+        layer = dict(net.named_modules()).get(bad) if bad else None
+        return None if bad is None else f"the value {bad!r}" + (f", after {type(layer).__name__}" if layer else "")
     names_of = {module: name for name, module in net.named_modules()}
     found: list[nn.Module] = []
 

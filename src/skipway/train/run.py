@@ -23,14 +23,17 @@ _NAME = re.compile(r"checkpoint-(\d+)\.safetensors")
 _KEPT = 2
 
 
-def describe_net(net: nn.Module) -> dict[str, list[Any]]:
+def describe_net(net: nn.Module) -> dict[str, str]:
     """Names, shapes and types of everything in the state of a net.
 
     >>> describe_net(nn.Linear(2, 1))["weight"]
-    ['torch.float32', 1, 2]
+    'float32 (1, 2)'
     """
     state = unwrap(net).state_dict()
-    return {name: [str(t.dtype), *t.shape] if isinstance(t, Tensor) else ["plain"] for name, t in state.items()}
+    return {
+        name: f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" if isinstance(t, Tensor) else "plain data"
+        for name, t in state.items()
+    }
 
 
 def describe_optimizer(optimizer: Optimizer) -> dict[str, Any]:
@@ -87,6 +90,7 @@ class RunFolder:
         folder = self.path
         if folder.exists() and not folder.is_dir():
             raise CheckpointError(f"run={str(folder)!r} is a file, not a folder: give another name")
+        drawings = {"chain.txt": str(net), **({"chain.py": repr(net)} if is_chain(net) else {})}
         make_folder(folder)
         # a part of a file is what a killed write leaves behind
         there = [path.name for path in folder.iterdir() if not path.name.endswith(".part")]
@@ -107,9 +111,8 @@ class RunFolder:
         for path in folder.glob(".*.part"):
             path.unlink(missing_ok=True)
         write_whole(folder / "config.json", (json.dumps(config, indent=1) + "\n").encode())
-        write_whole(folder / "chain.txt", f"{net}\n".encode())
-        if is_chain(net):
-            write_whole(folder / "chain.py", f"{net!r}\n".encode())
+        for name, text in drawings.items():
+            write_whole(folder / name, f"{text}\n".encode())
         # rows of epochs that the checkpoint does not know will be trained again
         rows = found[2]["history"] if found else []
         write_whole(folder / "metrics.jsonl", "".join(_line(row) for row in rows).encode())
