@@ -17,6 +17,7 @@ from .graph import Graph
 from .merges import Merge
 from .paths import Path
 from .plan import Plan, report
+from .probe import implied
 from .shortcut import End, Shortcut
 from .spine import Spine, unwrap
 from .value import UNKNOWN, Form, Value, show
@@ -73,6 +74,11 @@ class Chain(Spine):
         self._form = Form()
         self._open: tuple[str, ...] = ("it has not been planned",)
         return self._settle(value, True, refit=refit)
+
+    def implied_input(self) -> Form:
+        """What the chain's first layer says it takes; unknown where it does not say."""
+        first = next(iter(self.modules_in_order), None)
+        return first.implied_input() if isinstance(first, Chain) else implied(first).form
 
     def _check_shape(self, shape: Sequence[int] | int) -> tuple[int, ...]:
         sizes = (shape,) if isinstance(shape, int) else tuple(shape)

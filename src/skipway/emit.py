@@ -55,8 +55,6 @@ def left(chain: nn.Module, x: Any, out: Any) -> Any:
     return out
 
 
-
-
 class Program:
     """Source of a forward, with the functions it names.
 
@@ -72,7 +70,9 @@ class Program:
         run the hooks of opened chains.
     """
 
-    def __init__(self, graph: Graph, at: Sequence[str] | None = None, *, checked: bool = False, hooked: bool = False) -> None:
+    def __init__(
+        self, graph: Graph, at: Sequence[str] | None = None, *, checked: bool = False, hooked: bool = False
+    ) -> None:
         self.graph, self.checked, self.hooked = graph, checked, hooked
         self.at = {name: graph.names[name] for name in at} if at is not None else None
         self.names: dict[str, Any] = {"torch": torch, "F": F}
@@ -188,7 +188,11 @@ class Program:
         for edge in edges:
             c: Connection = edge.connection
             plain = type(c.merge) is _CatLast and c.act is None and (count == 0 or (c.scale is None and c.drop is None))
-            if not plain or axis not in (None, c.merge.axis) or (count == 0 and (c.scale is not None or c.drop is not None)):
+            if (
+                not plain
+                or axis not in (None, c.merge.axis)
+                or (count == 0 and (c.scale is not None or c.drop is not None))
+            ):
                 break
             count, axis = count + 1, c.merge.axis
         return count if count > 1 else 0

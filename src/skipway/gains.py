@@ -62,7 +62,9 @@ class Drop:
 
     def __post_init__(self) -> None:
         if isinstance(self.p, bool) or not isinstance(self.p, (int, float)) or not 0.0 <= self.p < 1.0:
-            raise ChainError(f"drop must be a probability in [0, 1), not {self.p!r}: at 1 the branch would never be trained")
+            raise ChainError(
+                f"drop must be a probability in [0, 1), not {self.p!r}: at 1 the branch would never be trained"
+            )
         if self.mode not in ("row", "batch"):
             raise ChainError(f'Drop: mode is "row" or "batch", not {self.mode!r}')
         if self.law not in ("train-scale", "test-scale"):

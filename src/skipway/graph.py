@@ -168,7 +168,9 @@ class Graph:
             holder = layer
         known = [name[len(prefix) :] for name in self.names if name.startswith(prefix)]
         known += [".".join([*path[:-1], k]) for k in holder._keys] if len(path) > 1 else []
-        self.problems.append(f"{where}: there is no value {end!r} for its {which}: {nearest(end, dict.fromkeys(known))}")
+        self.problems.append(
+            f"{where}: there is no value {end!r} for its {which}: {nearest(end, dict.fromkeys(known))}"
+        )
         return None
 
     # -- checks --------------------------------------------------------------------------------------------------------

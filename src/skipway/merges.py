@@ -188,7 +188,7 @@ class Cat(Merge):
             raise Misfit(
                 "cat cannot tell the feature axis: the branch has its features "
                 + f"on the {'last axis' if branch.axis == -1 else 'axis 1'}, the shortcut on the other",
-                'say merge=Cat(axis=1) or merge=Cat(axis=-1), imported from skipway.merges',
+                "say merge=Cat(axis=1) or merge=Cat(axis=-1), imported from skipway.merges",
             )
         return next(iter(known), None)
 

@@ -44,11 +44,15 @@ class Parallel(Layer, nn.Module):
             raise ChainError(f"Parallel needs at least one branch ({self.source})")
         self._recipe = as_merge(merge)
         if merge == "gate":
-            raise ChainError(f'Parallel: "gate" weighs a branch against a shortcut; use Skip(merge="gate") ({self.source})')
+            raise ChainError(
+                f'Parallel: "gate" weighs a branch against a shortcut; use Skip(merge="gate") ({self.source})'
+            )
         for i, branch in enumerate(branches):
             module = adopt(branch, f"branch {i} of Parallel ({self.source})")
             if any(module is m for m in self._modules.values()) and next(parameters_made(module), None) is not None:
-                raise ChainError(f"branches of Parallel ({self.source}) are the same object, so they would share weights")
+                raise ChainError(
+                    f"branches of Parallel ({self.source}) are the same object, so they would share weights"
+                )
             self._modules[str(i)] = module
         self.merge = hold(None if isinstance(self._recipe, Merge) else self._recipe)
         plan = self._settle(UNKNOWN, True)

@@ -258,7 +258,9 @@ class Plan(Graph):
         if not cats or not self._arrivals[node.index]:
             return ""
         parts = [f"{self._arrivals[node.index].width} of the branch"]
-        parts += [f"{self._values[e.start].width} by the shortcut {e.shortcut.label!r} ({e.shortcut.source})" for e in cats]
+        parts += [
+            f"{self._values[e.start].width} by the shortcut {e.shortcut.label!r} ({e.shortcut.source})" for e in cats
+        ]
         return f", {' + '.join(parts)}"
 
     def _tapped_unchanged(self, node: Node, live: set[int]) -> None:
@@ -285,7 +287,9 @@ class Plan(Graph):
         known = edge.connection
         connection = known or Connection(shortcut)
         where = f"shortcut {shortcut.label!r} ({shortcut.source})"
-        ends = f"\n       from {start.name!r} {value.form} ({start.source}) to {node.name!r} {branch.form} ({node.source})"
+        ends = (
+            f"\n       from {start.name!r} {value.form} ({start.source}) to {node.name!r} {branch.form} ({node.source})"
+        )
         guarded = [v for v in (value, branch) if v]
         versions = [t._version for v in guarded for t in v.trials]
         try:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import ChainError, caller
 from .gains import Drop, Learned, as_drop, as_scale
@@ -129,4 +129,4 @@ def value_code(value: Any) -> str:
         return f"{type(value).__name__}({', '.join(shown)})"
     if isinstance(value, (str, int, float)) or value is None:
         return repr(value)
-    return module_code(value) if hasattr(value, "named_parameters") else describe(value)
+    return module_code(value) if isinstance(value, nn.Module) else describe(value)

@@ -94,11 +94,15 @@ def resolve(wiring: Any, n: int) -> list[Shortcut]:
         return []
     if isinstance(wiring, (str, Shortcut)):
         fix = "a list: wiring=[Shortcut(...)]" if isinstance(wiring, Shortcut) else f"a pattern: {wiring}(...)"
-        raise ChainError(f"wiring= takes a pattern such as every(1), or a list of Shortcut, not {wiring!r}: write {fix}")
+        raise ChainError(
+            f"wiring= takes a pattern such as every(1), or a list of Shortcut, not {wiring!r}: write {fix}"
+        )
     try:
         made = list(wiring(n) if callable(wiring) else wiring)
     except TypeError as error:
-        raise ChainError(f"wiring= takes a pattern such as every(1), or a list of Shortcut, not {wiring!r}: {error}") from None
+        raise ChainError(
+            f"wiring= takes a pattern such as every(1), or a list of Shortcut, not {wiring!r}: {error}"
+        ) from None
     for item in made:
         if not isinstance(item, Shortcut):
             raise ChainError(f"a wiring holds Shortcut(start, end), not {item!r}")

@@ -250,7 +250,9 @@ def describe(fn: Any) -> str:
 
 def hidden_state(module: nn.Module) -> tuple[str, Any] | None:
     """The first parameter or module that a module keeps in a plain list or dict, where PyTorch does not see it."""
-    held = [(k, v) for k, v in module.__dict__.items() if not k.startswith("_") and isinstance(v, (list, tuple, dict, set))]
+    held = [
+        (k, v) for k, v in module.__dict__.items() if not k.startswith("_") and isinstance(v, (list, tuple, dict, set))
+    ]
     if not held:
         return None
     registered = {id(m) for m in module.modules()} | {id(p) for p in module.parameters()}
@@ -260,6 +262,8 @@ def hidden_state(module: nn.Module) -> tuple[str, Any] | None:
         for full, thing, _ in out:
             if id(thing) in registered:
                 continue
-            if isinstance(thing, nn.Parameter) or (isinstance(thing, nn.Module) and any(True for _ in thing.parameters())):
+            if isinstance(thing, nn.Parameter) or (
+                isinstance(thing, nn.Module) and any(True for _ in thing.parameters())
+            ):
                 return full, thing
     return None

@@ -1,0 +1,182 @@
+"""``print(net)``: a line per layer with its output shape and parameters, and the shortcuts as rails beside it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from torch import nn
+
+from ..edit import nested
+from ..layers import module_code, parameters_made
+from ..plan import Plan
+from ..spine import unwrap
+from ..wrap import Wrapped, describe
+from .layout import Arc, Layout, Row, label, lay_out
+
+WIDTH = 100
+#: more rails than this are told in words instead
+MOST_LANES = 24
+_BOX = {
+    "ud": "│", "ul": "┘", "dl": "┐", "udl": "┤", "lr": "─", "udlr": "┼", "ulr": "┴", "dlr": "┬", "l": "─", "": " ",
+    "ud|": "│",
+}  # fmt: skip
+
+
+def table(chain: Any) -> str:
+    """The table of a chain; fits 100 columns, repeated blocks folded.
+
+    >>> from skipway import Chain, Dense, every, relu
+    >>> print(Chain(Dense(10, 5, relu), Dense(5, 4, relu), Dense(4, 2, relu), wiring=every(1, path="project")))
+    Chain  (N, 10) -> (N, 2)   167 parameters
+      input               (N, 10)       ─┐
+      0      Dense relu   (N, 5)    55  ◄┤ add · project 10→5 (50)
+      1      Dense relu   (N, 4)    24  ◄┤ add · project 5→4 (20)
+      2      Dense relu   (N, 2)    10  ◄┘ add · project 4→2 (8)
+    """
+    plan = Plan(chain, chain._form.value, opened=nested(chain), strict=False)
+    layout = lay_out(plan)
+    lanes = min(layout.lanes, MOST_LANES)
+    lines = [_Line(row, i, layout, lanes) for i, row in enumerate(layout.rows)]
+    made = sum(p.numel() for p in {id(p): p for p in parameters_made(chain)}.values())
+    count = f"open, {made:,} parameters so far" if chain.is_open else f"{made:,} parameter{'s' * (made != 1)}"
+    head = f"{type(chain).__name__}  {plan.input} -> {plan.output}   {count}"
+    body = _fit(_fold(lines), lanes)
+    missing = [f"  open: {reason}" for reason in chain._open]
+    return "\n".join([head, *body, *missing])
+
+
+class _Line:
+    """A row as text cells."""
+
+    def __init__(self, row: Row, index: int, layout: Layout, lanes: int) -> None:
+        self.name = "  " * row.depth + (row.title if row.node is None or row.node.index else "input")
+        module = row.module
+        self.what = "" if module is None else what(module)
+        self.shape = str(row.node.form) if row.node is not None else ""
+        own = 0 if module is None else sum(p.numel() for p in {id(p): p for p in parameters_made(module)}.values())
+        self.count = f"{own:,}" if own else ""
+        if row.node is None:
+            self.count = f"[{own:,}]" if own else ""
+        shown = [a for a in layout.arcs if a.lane < lanes]
+        self.rails = rails(index, shown, lanes)
+        self.through = "".join(
+            "┆" if any(a.lane == i and a.start <= index < a.end for a in shown) else " " for i in range(lanes)
+        )
+        self.note = notes(row.ends, lanes)
+        self.repeat = ""
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What two rows must share to be the same row of a repeated block."""
+        indent = self.name[: len(self.name) - len(self.name.lstrip())]
+        return (indent, self.what, self.shape, self.count, self.rails, self.note)
+
+
+def what(module: nn.Module) -> str:
+    """A layer in two words: ``Dense relu``, ``Conv 3x3/2 relu``."""
+    thing = unwrap(module)
+    if isinstance(module, Wrapped):
+        return describe(thing)
+    name = type(module).__name__
+    if isinstance(module, nn.modules.conv._ConvNd):
+        kernel = "x".join(map(str, module.kernel_size))
+        name = "Conv" if name in ("Conv1d", "Conv2d", "Conv3d") else name
+        stride = f"/{max(module.stride)}" if max(module.stride) > 1 else ""
+        groups = f" groups {module.groups}" if module.groups > 1 else ""
+        name = f"{name} {kernel}{stride}{groups}"
+    act = getattr(module, "act", None)
+    if act is not None:
+        code = module_code(act) if isinstance(act, nn.Module) else describe(act)
+        name += f" {'softmax' if code == 'partial(softmax)' else code}"
+    return name if len(name) <= 34 else name[:33] + "…"
+
+
+def notes(ends: list[Arc], lanes: int) -> str:
+    """The labels of the shortcuts that end on a row; those without a rail say where they come from."""
+    told: Counter[str] = Counter()
+    for arc in ends:
+        connection = arc.edge.connection
+        held = sum(p.numel() for p in connection.parameters()) if connection is not None else 0
+        text = label(arc.edge) + (f" ({held:,})" if held else "")
+        told[text] += 1
+    far = [arc for arc in ends if arc.lane >= lanes]
+    words = [text + (f" ×{n}" if n > 1 else "") for text, n in told.items()]
+    if far:
+        steps = sorted({arc.end - arc.start for arc in far})
+        words.append(f"from {', '.join(map(str, steps[:4]))}{', …' if len(steps) > 4 else ''} rows above")
+    return "; ".join(words)
+
+
+def rails(row: int, arcs: list[Arc], lanes: int) -> str:
+    """The box drawing of one row: where rails start, pass and end."""
+    up, down, touch = [False] * lanes, [False] * lanes, [False] * lanes
+    for arc in arcs:
+        if arc.start < row <= arc.end:
+            up[arc.lane] = True
+        if arc.start <= row < arc.end:
+            down[arc.lane] = True
+        if row in (arc.start, arc.end):
+            touch[arc.lane] = True
+    arrives = any(arc.end == row for arc in arcs)
+    far = max((i for i in range(lanes) if touch[i]), default=-1)
+    cells = []
+    for i in range(lanes):
+        sides = ("u" if up[i] else "") + ("d" if down[i] else "")
+        if touch[i]:
+            sides += "l" + ("r" if i < far else "")
+        elif sides == "" and i < far:
+            sides = "lr"
+        # a rail that only passes stays whole, and the horizontal line runs behind it
+        cells.append(_BOX[sides])
+    lead = "◄" if arrives else ("─" if far >= 0 else " ")
+    return lead + "".join(cells)
+
+
+def _fold(lines: list[_Line]) -> list[_Line | tuple[int, int, str, str]]:
+    """Replace repeats of a block of rows by one row that counts them."""
+    out: list[Any] = []
+    keys = [line.key for line in lines]
+    i = 0
+    while i < len(lines):
+        best = (0, 0)
+        for period in range(1, min(48, (len(lines) - i) // 2 + 1)):
+            block = keys[i : i + period]
+            times = 1
+            while keys[i + times * period : i + (times + 1) * period] == block:
+                times += 1
+            if (times >= 3 or (times == 2 and period >= 4)) and (times - 1) * period > best[0] * best[1] + 1:
+                best = (period, times - 1)
+        period, more = best
+        if more and period * more > 1:
+            out += lines[i : i + period]
+            names = (lines[i + period].name.strip(), lines[i + period * (more + 1) - 1])
+            out.append((period, more, names[0], lines[i + period - 1].through))
+            i += period * (more + 1)
+        else:
+            out.append(lines[i])
+            i += 1
+    return out
+
+
+def _fit(lines: list[Any], lanes: int) -> list[str]:
+    real = [line for line in lines if isinstance(line, _Line)]
+    name = max(len(line.name) for line in real)
+    kind = max(len(line.what) for line in real)
+    shape = max(len(line.shape) for line in real)
+    count = max(len(line.count) for line in real)
+    out = []
+    for line in lines:
+        if isinstance(line, _Line):
+            cells = f"  {line.name:<{name}}  {line.what:<{kind}}   {line.shape:<{shape}}   {line.count:>{count}}  {line.rails}"
+            text = f"{cells.rstrip()} {line.note}" if line.note else cells
+        else:
+            period, more, _, through = line
+            times = "once more" if more == 1 else f"{more} more times"
+            rows = f"this row {times}" if period == 1 else f"these {period} rows {times}"
+            told = f"  {'⋮':<{name}}  {rows}"
+            width = 2 + name + 2 + kind + 3 + shape + 3 + count + 2
+            text = f"{told:<{width}} {through}" if through.strip() else told
+        text = text.rstrip()
+        out.append(text if len(text) <= WIDTH else text[: WIDTH - 1] + "…")
+    return out
