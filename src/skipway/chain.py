@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from . import edit
-from .connection import Connection
+from .connection import Connection, Connections
 from .emit import Program
 from .errors import ChainError, OpenChainError, ShapeError, SkipwayError, nearest
 from .gains import Drop, Learned
 from .graph import Graph
 from .merges import Merge
 from .paths import Path
-from .plan import Plan, report
+from .plan import Plan
 from .probe import implied
 from .shortcut import End, Shortcut
 from .spine import Spine, unwrap
@@ -55,6 +55,8 @@ class Chain(Spine):
     (Shortcut(0, 1, path='project'), Shortcut(1, 2, path='project'), Shortcut(2, 3, path='project'))
     """
 
+    _connections: Connections
+
     def __init__(self, *layers: Any, input: Sequence[int] | int | None = None, wiring: Wiring = (), **named_layers: Any) -> None:  # fmt: skip
         if len(layers) == 1 and isinstance(layers[0], Mapping):
             layers, named_layers = (), {**layers[0], **named_layers}
@@ -67,7 +69,9 @@ class Chain(Spine):
     ) -> Plan:
         self._written = wiring
         self._wiring = tuple(resolve(wiring, len(self)))
-        self._connections: dict[str, Connection] = {}
+        # kept beside the children: registered as one only when there is something to register
+        self.__dict__["_connections"] = Connections()
+        self._modules.pop("shortcuts", None)
         for shortcut in self._wiring:
             if kept and shortcut.label in kept:
                 self._register_connection(shortcut, kept[shortcut.label])
@@ -180,9 +184,9 @@ class Chain(Spine):
     def _verify(self, x: Any) -> Callable[..., Any]:
         """Check a form of input that was not seen before; returns the forward to use for it."""
         self._need_closed("forward")
+        if isinstance(x, torch.fx.Proxy):
+            return self._run
         if not isinstance(x, Tensor):
-            if isinstance(x, torch.fx.Proxy):
-                return self._run
             raise ChainError(f"a chain takes one tensor, not a {type(x).__name__} ({self.source})")
         if self._bare_drops:
             raise ChainError(
@@ -194,7 +198,8 @@ class Chain(Spine):
         if x.dim() < 2:
             raise ShapeError(f"this chain ({self.source}) takes {self._form}, with a batch axis, not {tuple(x.shape)}")
         plan = Plan(self, Value.of(tuple(x.shape[1:]), self._form.layout, x.dtype), strict=False)
-        plan.check()
+        if plan.problems:
+            raise self._misfit(x, plan)
         if not plan.complete:
             return self._run_checked
         self._verified.add(tuple(x.shape[1:]))
@@ -202,7 +207,9 @@ class Chain(Spine):
 
     def _explain(self, error: Exception, x: Any) -> None:
         """Raise a clear error in the place of one from inside torch, where the cause can be told."""
-        if self._open or not isinstance(x, Tensor) or isinstance(error, (OpenChainError, KeyboardInterrupt)):
+        if not isinstance(x, (Tensor, torch.fx.Proxy)):
+            raise ChainError(f"a chain takes one tensor, not a {type(x).__name__} ({self.source})") from None
+        if self._open or not isinstance(x, Tensor) or isinstance(error, OpenChainError):
             return
         if not isinstance(error, SkipwayError):
             named = [(n, p) for n, p in [*self.named_parameters(), *self.named_buffers()]]
@@ -222,8 +229,15 @@ class Chain(Spine):
                 ) from None
         plan = Plan(self, Value.of(tuple(x.shape[1:]), self._form.layout, x.dtype)) if x.dim() > 1 else None
         if plan is not None and plan.problems:
-            what = f"for an input {show(tuple(x.shape[1:]))}, "
-            raise ShapeError(what + report(plan.problems, self.source)) from None
+            raise self._misfit(x, plan) from None
+
+    def _misfit(self, x: Tensor, plan: Plan) -> ShapeError:
+        """The first thing that does not fit; what follows is mostly its consequence."""
+        built = f", which was built for {self._form}" if self._form.sizes else ""
+        more = f" (and {len(plan.problems) - 1} more)" if len(plan.problems) > 1 else ""
+        return ShapeError(
+            f"an input {show(tuple(x.shape[1:]))} does not fit this chain ({self.source}){built}: {plan.problems[0]}{more}"
+        )
 
     def features(self, x: Tensor, at: Sequence[End]) -> dict[End, Tensor]:
         """Named values of one pass, without hooks.
@@ -287,16 +301,14 @@ class Chain(Spine):
         return self._wiring
 
     @property
-    def shortcuts(self) -> dict[str, Connection]:
+    def shortcuts(self) -> Connections:
         """The shortcuts at work, by name: their projections, scales and merges."""
-        return dict(self._connections)
+        return self._connections
 
     def _register_connection(self, shortcut: Shortcut, connection: Connection) -> None:
-        self._connections[shortcut.label] = connection
+        self._connections.add(shortcut, connection)
         if connection.stateful:
-            if "shortcuts" not in self._modules:
-                self._modules["shortcuts"] = nn.ModuleDict()
-            self._modules["shortcuts"]._modules[shortcut.key] = connection  # type: ignore[union-attr]
+            self._modules["shortcuts"] = self._connections
 
     def __getitem__(self, which: int | str | slice) -> Any:
         if isinstance(which, slice):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, ItemsView, Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
+from .errors import nearest
 from .gains import Learned, as_drop, as_scale
 from .merges import Merge, as_merge
 from .paths import Path, as_path
@@ -79,6 +80,42 @@ class Connection(nn.Module):
     def forward(self, branch: Tensor, value: Tensor) -> Tensor:
         merged = self.merge(self.branch(branch), self.bring(value))
         return merged if self.act is None else self.act(merged)
+
+
+class Connections(nn.Module):
+    """The connections of a chain by the name of their shortcut: what ``net.shortcuts`` gives.
+
+    Those that hold modules or parameters are children, under the name with ``/`` for dots.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._by_label: dict[str, Connection] = {}
+
+    def add(self, shortcut: Shortcut, connection: Connection) -> None:
+        self._by_label[shortcut.label] = connection
+        if connection.stateful:
+            self._modules[shortcut.key] = connection
+
+    def get(self, label: str) -> Connection | None:
+        return self._by_label.get(label)
+
+    def __getitem__(self, label: str) -> Connection:
+        if label not in self._by_label:
+            raise KeyError(f"there is no shortcut {label!r}: {nearest(label, self._by_label)}")
+        return self._by_label[label]
+
+    def __contains__(self, label: object) -> bool:
+        return label in self._by_label
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_label)
+
+    def __len__(self) -> int:
+        return len(self._by_label)
+
+    def items(self) -> ItemsView[str, Connection]:
+        return self._by_label.items()
 
 
 def hold(part: Callable[..., Any] | None) -> Any:

@@ -6,6 +6,7 @@ after their last reader.
 
 from __future__ import annotations
 
+import builtins
 import functools
 import hashlib
 import linecache
@@ -75,7 +76,7 @@ class Program:
     ) -> None:
         self.graph, self.checked, self.hooked = graph, checked, hooked
         self.at = {name: graph.names[name] for name in at} if at is not None else None
-        self.names: dict[str, Any] = {"torch": torch, "F": F}
+        self.names: dict[str, Any] = {"torch": torch, "F": F, "__builtins__": builtins, "__name__": __name__}
         self._vars: dict[int, str] = {}
         self._prefixes: dict[str, str] = {}
         self._edges: dict[str, str] = {}

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .connection import hold
+from .connection import Connections, hold
 from .errors import ChainError, caller
 from .layers import Layer, parameters_made
 from .merges import Merge, Misfit, as_merge
@@ -153,6 +153,7 @@ def _alone(branch: nn.Module) -> Any:
     chain = Chain.__new__(Chain)
     Chain.__mro__[1].__init__(chain, (), {})  # type: ignore[misc]
     chain._place(None, branch)
-    chain._wiring, chain._written, chain._connections, chain._form = (), (), {}, Form()
+    chain._wiring, chain._written, chain._form = (), (), Form()
+    chain.__dict__["_connections"] = Connections()
     chain._open = ("",)
     return chain

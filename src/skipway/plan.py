@@ -248,7 +248,7 @@ class Plan(Graph):
             what = "features" if axis == -1 else "channels"
             self.problems.append(
                 f"{self._at(node)} takes {width} {what} and gets {got} from {before.name!r} {arriving.form}"
-                f"{self._made_of(before)}: write {right}{dots}"
+                f"{self._made_of(before)}" + (f": write {right}{dots}" if self.close else "")
             )
         return resized(arriving, axis, width)
 

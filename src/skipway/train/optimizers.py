@@ -54,10 +54,12 @@ def make_optimizer(optimizer: OptimizerLike, net: nn.Module, lr: float | None) -
         if lr is None:
             raise TrainError(f"lr= is missing: the learning rate of {optimizer}")
         kind, options = _NAMED[optimizer]
+        # a fused kernel is called once a group: two groups only where they differ
+        groups: list[Any] = decay_groups(net) if kind is torch.optim.AdamW else trainable
         try:
-            return kind(decay_groups(net), lr=lr, fused=True, **options)  # type: ignore[call-arg]
+            return kind(groups, lr=lr, fused=True, **options)  # type: ignore[call-arg]
         except RuntimeError:  # this device or type of number has no fused kernel
-            return kind(decay_groups(net), lr=lr, **options)  # type: ignore[call-arg]
+            return kind(groups, lr=lr, **options)  # type: ignore[call-arg]
     if isinstance(optimizer, Optimizer):
         made = optimizer
     elif callable(optimizer):

@@ -1,0 +1,206 @@
+"""What composition costs: a chain against the same network written by hand in plain PyTorch.
+
+Forward (no gradient) and a training step (forward, loss, backward, fused Adam), same weights, interleaved, medians.
+A ratio of 1.00 is no cost; below 1 the chain is faster.
+
+    python bench/overhead.py [--rounds 30]
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from timing import interleaved, machine, median_ms, ratio
+from torch import Tensor, nn
+
+from skipway import BatchNorm, Chain, Conv, Dense, Flatten, GlobalAvgPool, MaxPool, Project, Skip, every, relu
+
+
+class Tiny(nn.Module):
+    """10-5-4-2 with a projection around every layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = nn.Linear(10, 5), nn.Linear(5, 4), nn.Linear(4, 2)
+        self.sc1, self.sc2, self.sc3 = (nn.Linear(a, b, bias=False) for a, b in ((10, 5), (5, 4), (4, 2)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.fc1(x)) + self.sc1(x)
+        x = torch.relu(self.fc2(x)) + self.sc2(x)
+        return torch.relu(self.fc3(x)) + self.sc3(x)
+
+
+def tiny() -> Chain:
+    return Chain(Dense(10, 5, relu), Dense(5, 4, relu), Dense(4, 2, relu), wiring=every(1, path="project"))
+
+
+class DeepMLP(nn.Module):
+    """50 layers of width 64, an identity shortcut around every hidden one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(64, 64)
+        self.hidden = nn.ModuleList([nn.Linear(64, 64) for _ in range(48)])
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        for layer in self.hidden:
+            x = torch.relu(layer(x)) + x
+        return self.head(x)
+
+
+def deep_mlp() -> Chain:
+    return Chain(
+        Dense(64, 64, relu), Chain(*[Dense(64, 64, relu) for _ in range(48)], wiring=every(1)), Dense(64, 10)
+    )  # fmt: skip
+
+
+class SmallCNN(nn.Module):
+    """The CNN of the thread: two convolutions with pooling, one with a shortcut, a dense head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 16, 3, padding=1)
+        self.conv2 = nn.Conv2d(16, 16, 3, padding=1)
+        self.conv3 = nn.Conv2d(16, 32, 3, padding=1)
+        self.pool = nn.MaxPool2d(2)
+        self.fc = nn.Linear(32 * 7 * 7, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(torch.relu(self.conv1(x)))
+        x = torch.relu(self.conv2(x)) + x
+        x = self.pool(torch.relu(self.conv3(x)))
+        return self.fc(torch.flatten(x, 1))
+
+
+def small_cnn() -> Chain:
+    return Chain(
+        Conv(1, 16, 3, relu, padding=1), MaxPool(2),
+        Skip(Conv(16, 16, 3, relu, padding=1)),
+        Conv(16, 32, 3, relu, padding=1), MaxPool(2),
+        Flatten(), Dense(..., 10),
+        input=(1, 28, 28),
+    )  # fmt: skip
+
+
+class Block(nn.Module):
+    def __init__(self, fan_in: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(fan_in, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.down = None
+        if stride != 1 or fan_in != width:
+            self.down = nn.Sequential(nn.Conv2d(fan_in, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        return torch.relu(out + (x if self.down is None else self.down(x)))
+
+
+class ResNet20(nn.Module):
+    """1512.03385, section 4.2, with option B."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.bn = nn.BatchNorm2d(16)
+        widths = [16] * 3 + [32] * 3 + [64] * 3
+        self.blocks = nn.Sequential(
+            *[Block(a, b, 1 + (a != b)) for a, b in zip([16, *widths[:-1]], widths, strict=True)]
+        )  # fmt: skip
+        self.fc = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(torch.relu(self.bn(self.conv(x))))
+        return self.fc(x.mean((2, 3)))
+
+
+def resnet20() -> Chain:
+    def conv(fan_in: int, width: int, stride: int = 1) -> Conv:
+        return Conv(fan_in, width, 3, stride=stride, padding=1, bias=False)
+
+    def block(fan_in: int, width: int) -> Skip:
+        return Skip(
+            conv(fan_in, width, 1 + (fan_in != width)), BatchNorm(), relu, conv(width, width), BatchNorm(),
+            path=Project(norm=BatchNorm), act=relu,
+        )  # fmt: skip
+
+    widths = [16] * 3 + [32] * 3 + [64] * 3
+    blocks = [block(a, b) for a, b in zip([16, *widths[:-1]], widths, strict=True)]
+    return Chain(conv(3, 16), BatchNorm(), relu, *blocks, GlobalAvgPool(), Dense(64, 10), input=(3, 32, 32))
+
+
+CASES = {
+    "10-5-4-2, projections, batch 32": (Tiny, tiny, (32, 10), 2),
+    "50-layer MLP, batch 64": (DeepMLP, deep_mlp, (64, 64), 10),
+    "CNN of the thread, batch 32": (SmallCNN, small_cnn, (32, 1, 28, 28), 10),
+    "ResNet-20, batch 128": (ResNet20, resnet20, (128, 3, 32, 32), 10),
+}
+
+
+def same_weights(chain: Chain, hand: nn.Module) -> None:
+    """Give the hand-written twin the chain's weights, matched by shape in order of shapes: speed does not depend on it."""
+    by_shape: dict[torch.Size, list[Tensor]] = {}
+    for p in chain.parameters():
+        by_shape.setdefault(p.shape, []).append(p)
+    with torch.no_grad():
+        for q in hand.parameters():
+            q.copy_(by_shape[q.shape].pop(0))
+
+
+def step(net: nn.Module, x: Tensor, y: Tensor) -> object:
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-4, fused=True)
+
+    def once() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        optimizer.step()
+
+    return once
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=30, help="figures for each side (default 30)")
+    rounds = parser.parse_args().rounds
+    table = Table(title="chain / hand-written", caption=machine())
+    for column in ("case", "what", "hand ms", "chain ms", "ratio", "quartiles"):
+        table.add_column(column, justify="left" if column in ("case", "what") else "right")
+    for case, (by_hand, as_chain, shape, classes) in CASES.items():
+        torch.manual_seed(0)
+        chain, hand = as_chain(), by_hand()
+        count = sum(p.numel() for p in chain.parameters())
+        assert count == sum(p.numel() for p in hand.parameters()), "not the same network"
+        same_weights(chain, hand)
+        x, y = torch.randn(shape), torch.randint(classes, shape[:1])
+
+        def forward(net: nn.Module, x: Tensor = x) -> object:
+            def once() -> None:
+                with torch.no_grad():
+                    net(x)
+
+            return once
+
+        # a large batch fills a round by itself
+        n = rounds if shape[0] < 128 else max(8, rounds // 2)
+        for what, make in (("forward", forward), ("training step", lambda net, x=x, y=y: step(net, x, y))):
+            pair = {"hand": make(copy.deepcopy(hand)), "chain": make(copy.deepcopy(chain))}
+            found = interleaved(pair, rounds=n)
+            middle, low, high = ratio(found, "chain", "hand")
+            table.add_row(
+                case, what, f"{median_ms(found['hand']):.3f}", f"{median_ms(found['chain']):.3f}",
+                f"{middle:.3f}", f"{low:.3f} to {high:.3f}",
+            )  # fmt: skip
+    Console(width=110).print(table)
+
+
+if __name__ == "__main__":
+    main()
