@@ -1,6 +1,6 @@
-"""What building costs: seconds to make a chain with `every(2)` by depth, and what `import skipway` adds to `import torch`.
+"""What building costs: seconds to make a chain with `every(2)` by depth, and what the import adds to torch's.
 
-    python bench/build.py
+python bench/build.py
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import time
 
 from rich.console import Console
 from rich.table import Table
-from timing import machine
 
 from skipway import Chain, Dense, every, relu
+from timing import machine
 
 
 def build_seconds(depth: int, rounds: int = 7) -> float:
@@ -34,7 +34,12 @@ def import_seconds(rounds: int = 7) -> tuple[float, float]:
         "print(b - a, time.perf_counter() - b)"
     )
     pairs = [
-        tuple(map(float, subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()))
+        tuple(
+            map(
+                float,
+                subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split(),
+            )
+        )
         for _ in range(rounds)
     ]
     torch_, ours = zip(*pairs, strict=True)

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
-from timing import interleaved, machine, median_ms, ratio
 from torch import Tensor, nn
 
 from skipway import BatchNorm, Chain, Conv, Dense, Flatten, GlobalAvgPool, MaxPool, Project, Skip, every, relu
+from timing import interleaved, machine, median_ms, ratio
 
 
 class Tiny(nn.Module):
@@ -147,7 +147,7 @@ CASES = {
 
 
 def same_weights(chain: Chain, hand: nn.Module) -> None:
-    """Give the hand-written twin the chain's weights, matched by shape in order of shapes: speed does not depend on it."""
+    """Give the hand-written twin the chain's weights, matched by shape: which is which does not matter."""
     by_shape: dict[torch.Size, list[Tensor]] = {}
     for p in chain.parameters():
         by_shape.setdefault(p.shape, []).append(p)

@@ -21,7 +21,9 @@ def machine() -> str:
     return f"{model}, {torch.get_num_threads()} threads, Python {platform.python_version()}, torch {torch.__version__}"
 
 
-def interleaved(ways: Mapping[str, Callable[[], object]], *, rounds: int = 30, seconds: float = 0.02) -> dict[str, list[float]]:
+def interleaved(
+    ways: Mapping[str, Callable[[], object]], *, rounds: int = 30, seconds: float = 0.02
+) -> dict[str, list[float]]:
     """Seconds per call of every way, ``rounds`` figures each.
 
     Each round times every way once, in turning order, over as many calls as fill ``seconds``: drift of the machine

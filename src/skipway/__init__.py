@@ -12,6 +12,7 @@ from .chain import CatSkip, Chain, IdentitySkip, Skip
 from .errors import ChainError, CheckpointError, DataError, OpenChainError, ShapeError, SkipwayError, TrainError
 from .functional import gelu, identity, relu, sigmoid, silu, softmax, tanh
 from .gains import Drop, DropPath, Learned
+from .layer import tie
 from .layers import (
     AvgPool,
     BatchNorm,
@@ -22,7 +23,6 @@ from .layers import (
     GlobalAvgPool,
     LayerNorm,
     MaxPool,
-    tie,
 )
 from .merges import Cat, Gate
 from .parallel import Parallel
@@ -48,9 +48,9 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "AvgPool", "BatchNorm", "Cat", "CatSkip", "Chain", "ChainError", "CheckpointError", "Conv", "DataError", "Dense",
-    "Drop", "DropPath", "Dropout", "Flatten", "Gate", "GlobalAvgPool", "IdentitySkip", "LayerNorm", "Learned", "MaxPool",
-    "OpenChainError", "Pad", "Parallel", "Project", "ShapeError", "Shortcut", "Skip", "SkipwayError", "TrainError",
+    "Drop", "DropPath", "Dropout", "Flatten", "Gate", "GlobalAvgPool", "IdentitySkip", "LayerNorm", "Learned",
+    "MaxPool", "OpenChainError", "Pad", "Parallel", "Project", "ShapeError", "Shortcut", "Skip", "SkipwayError", "TrainError",
     "crossentropy", "data", "dense", "evaluate", "every", "fit", "from_input", "gelu", "identity", "log2",
-    "logitcrossentropy", "onecold", "onehot", "relu", "sigmoid", "silu", "sliding", "softmax", "tanh", "throttle", "tie",
-    "train", "unet",
+    "logitcrossentropy", "onecold", "onehot", "relu", "sigmoid", "silu", "sliding", "softmax", "tanh", "throttle",
+    "tie", "train", "unet",
 ]  # fmt: skip

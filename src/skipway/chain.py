@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import edit
+from . import diagnose, edit
 from .connection import Connection, Connections
 from .emit import Program
-from .errors import ChainError, OpenChainError, ShapeError, SkipwayError, nearest
+from .errors import ChainError, OpenChainError, ShapeError, nearest
 from .gains import Drop, Learned
 from .graph import Graph
 from .merges import Merge
@@ -20,7 +20,7 @@ from .plan import Plan
 from .probe import implied
 from .shortcut import End, Shortcut
 from .spine import Spine, unwrap
-from .value import UNKNOWN, Form, Value, show
+from .value import UNKNOWN, Form, Value
 from .wiring import Wiring, resolve
 
 
@@ -39,8 +39,8 @@ class Chain(Spine):
         a list of :class:`Shortcut`, a pattern such as ``every(2)``, or a sum of them.
 
     A chain is an ordinary module; without shortcuts its ``state_dict`` is that of ``nn.Sequential``. What shortcuts own
-    is under ``shortcuts.<name>``. If some width is not known when the constructor returns, the chain is *open*: it prints
-    what is missing, and refuses to be used until :meth:`build` or a chain around it closes it.
+    is under ``shortcuts.<name>``. If some width is not known when the constructor returns, the chain is *open*: it
+    prints what is missing, and refuses to be used until :meth:`build` or a chain around it closes it.
 
     Raises
     ------
@@ -57,9 +57,15 @@ class Chain(Spine):
 
     _connections: Connections
 
-    def __init__(self, *layers: Any, input: Sequence[int] | int | None = None, wiring: Wiring = (), **named_layers: Any) -> None:  # fmt: skip
+    def __init__(
+        self,
+        *layers: Any,
+        input: Sequence[int] | int | None = None,
+        wiring: Wiring = (),
+        **named_layers: Any,
+    ) -> None:
         if len(layers) == 1 and isinstance(layers[0], Mapping):
-            layers, named_layers = (), {**layers[0], **named_layers}
+            layers, named_layers = (), {**dict(*layers), **named_layers}
         super().__init__(layers, named_layers)
         value = Value.of(self._check_shape(input)) if input is not None else UNKNOWN
         self._begin(wiring, value, refit=True).check()
@@ -159,8 +165,8 @@ class Chain(Spine):
         if self._open:
             missing = "; ".join(self._open[:3]) + ("; ..." if len(self._open) > 3 else "")
             raise OpenChainError(
-                f"this chain ({self.source}) is open, so it has no {what} yet: {missing}. Give it input=(shape without the "
-                f"batch axis), write the width, or call net.build(shape)"
+                f"this chain ({self.source}) is open, so it has no {what} yet: {missing}. Give it input=(shape "
+                f"without the batch axis), write the width, or call net.build(shape)"
             )
 
     # -- running -------------------------------------------------------------------------------------------------------
@@ -174,7 +180,7 @@ class Chain(Spine):
                 run = self._hooked(run)
             return run(self, x)
         except Exception as error:
-            self._explain(error, x)
+            diagnose.explain(self, error, x)
             raise
 
     def _hooked(self, run: Callable[..., Any]) -> Callable[..., Any]:
@@ -199,45 +205,11 @@ class Chain(Spine):
             raise ShapeError(f"this chain ({self.source}) takes {self._form}, with a batch axis, not {tuple(x.shape)}")
         plan = Plan(self, Value.of(tuple(x.shape[1:]), self._form.layout, x.dtype), strict=False)
         if plan.problems:
-            raise self._misfit(x, plan)
+            raise diagnose.misfit(self, x, plan)
         if not plan.complete:
             return self._run_checked
         self._verified.add(tuple(x.shape[1:]))
         return self._run
-
-    def _explain(self, error: Exception, x: Any) -> None:
-        """Raise a clear error in the place of one from inside torch, where the cause can be told."""
-        if not isinstance(x, (Tensor, torch.fx.Proxy)):
-            raise ChainError(f"a chain takes one tensor, not a {type(x).__name__} ({self.source})") from None
-        if self._open or not isinstance(x, Tensor) or isinstance(error, OpenChainError):
-            return
-        if not isinstance(error, SkipwayError):
-            named = [(n, p) for n, p in [*self.named_parameters(), *self.named_buffers()]]
-            other = next(((n, p) for n, p in named if p.device != x.device), None)
-            if other is not None:
-                where = {str(p.device) for _, p in named}
-                raise ChainError(
-                    f"the input is on {x.device} and {other[0]!r} of this chain is on {other[1].device}: "
-                    + (f"x.to({str(other[1].device)!r})" if len(where) == 1 else f"net.to({str(x.device)!r})")
-                ) from None
-            float_ = next(((n, p) for n, p in named if p.is_floating_point()), None)
-            mixed = float_ is not None and x.dtype != float_[1].dtype and "dtype" in str(error).lower()
-            if float_ is not None and (mixed or (not x.is_floating_point() and not x.is_complex())):
-                raise ChainError(
-                    f"the input holds {x.dtype} and {float_[0]!r} of this chain {float_[1].dtype}: "
-                    f"x.to({float_[1].dtype}), or net.to(x.dtype)"
-                ) from None
-        plan = Plan(self, Value.of(tuple(x.shape[1:]), self._form.layout, x.dtype)) if x.dim() > 1 else None
-        if plan is not None and plan.problems:
-            raise self._misfit(x, plan) from None
-
-    def _misfit(self, x: Tensor, plan: Plan) -> ShapeError:
-        """The first thing that does not fit; what follows is mostly its consequence."""
-        built = f", which was built for {self._form}" if self._form.sizes else ""
-        more = f" (and {len(plan.problems) - 1} more)" if len(plan.problems) > 1 else ""
-        return ShapeError(
-            f"an input {show(tuple(x.shape[1:]))} does not fit this chain ({self.source}){built}: {plan.problems[0]}{more}"
-        )
 
     def features(self, x: Tensor, at: Sequence[End]) -> dict[End, Tensor]:
         """Named values of one pass, without hooks.
@@ -247,7 +219,8 @@ class Chain(Spine):
         x:
             the input, ``(N, *input)``.
         at:
-            names of values, as in :class:`Shortcut`: layer names, ``"enc.down1"``, positions, ``"input"``, ``"output"``.
+            names of values, as in :class:`Shortcut`: layer names, ``"enc.down1"``, positions, ``"input"``,
+            ``"output"``.
 
         Only the layers up to the last value asked for are run. Raises ``ChainError`` for a name that is none.
 
@@ -432,11 +405,11 @@ class Skip(Chain):
         super().__init__(*layers, input=input, wiring=[around], **named_layers)
 
 
-def IdentitySkip(*layers: Any, **options: Any) -> Skip:  # noqa: N802 - a name of the thread
+def IdentitySkip(*layers: Any, **options: Any) -> Skip:
     """``Skip(..., merge="add")``: the input is added to what the layers make of it."""
     return Skip(*layers, **{"merge": "add", **options})
 
 
-def CatSkip(*layers: Any, **options: Any) -> Skip:  # noqa: N802 - a name of the thread
+def CatSkip(*layers: Any, **options: Any) -> Skip:
     """``Skip(..., merge="cat")``: the input is concatenated to what the layers make of it."""
     return Skip(*layers, **{"merge": "cat", **options})

@@ -165,8 +165,8 @@ def cut(chain: Chain, which: slice) -> Chain:
     if broken:
         listed = ", ".join(f"{s.label!r} ({s.source})" for s in broken)
         raise ChainError(
-            f"the slice [{lo}:{hi}] would cut the shortcut{'s' * (len(broken) > 1)} {listed}: take both ends with it, or "
-            f"leave them out first with net.without(...)"
+            f"the slice [{lo}:{hi}] would cut the shortcut{'s' * (len(broken) > 1)} {listed}: take both ends with it, "
+            f"or leave them out first with net.without(...)"
         )
     pairs = [(s, new) for s, new in _moved(chain, lambda k: k - lo) if s in stay]
     pairs = [(s, _renumbered(chain, _ends(chain, new, lo, hi), lambda i: i - lo)) for s, new in pairs]

@@ -1,7 +1,7 @@
 """The graph of a chain: its values as nodes, its layers and shortcuts as edges. No shapes yet.
 
-Nested chains that a shortcut reaches into are *opened*: their values become nodes of the outer graph. Others stay closed
-and are one layer.
+Nested chains that a shortcut reaches into are *opened*: their values become nodes of the outer graph. Others stay
+closed and are one layer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import nn
 
 from .errors import nearest
 from .gains import DropPath
-from .layers import is_tied, parameters_made
+from .layer import is_tied, parameters_made
 from .shortcut import End, Shortcut
 from .spine import Spine
 from .value import Form
@@ -68,7 +68,7 @@ class Node:
 
     @property
     def source(self) -> str:
-        return getattr(self.layer, "source", None) or getattr(self.owner, "source", "unknown")
+        return str(getattr(self.layer, "source", None) or getattr(self.owner, "source", "unknown"))
 
     @property
     def last_reader(self) -> int:
@@ -146,8 +146,8 @@ class Graph:
             if -n - 1 <= end <= n:
                 return values[end]
             self.problems.append(
-                f"{where}: its {which} is {end}, and this chain has {n} layer{'s' * (n != 1)}, so its values are 0 to {n}: "
-                f"was the wiring written for another depth?"
+                f"{where}: its {which} is {end}, and this chain has {n} layer{'s' * (n != 1)}, so its values are 0 to "
+                f"{n}: was the wiring written for another depth?"
             )
             return None
         found = self.names.get(prefix + end)
@@ -161,8 +161,8 @@ class Graph:
             if not hasattr(layer, "wiring"):
                 inside = ".".join(path[: i + 1])
                 self.problems.append(
-                    f"{where}: its {which} {end!r} is inside {inside!r}, a {type(layer).__name__}: only the values of a Chain "
-                    f"have names; make it a Chain"
+                    f"{where}: its {which} {end!r} is inside {inside!r}, a {type(layer).__name__}: only the values of "
+                    f"a Chain have names; make it a Chain"
                 )
                 return None
             holder = layer
@@ -185,8 +185,8 @@ class Graph:
             if id(module) in seen:
                 self.problems.append(
                     f"{name!r} and {seen[id(module)]!r} are the same {type(module).__name__} object "
-                    f"({getattr(module, 'source', self.chain.source)}), so they would share their weights: make a new one for "
-                    f"each place, or wrap it in tie(...) to share on purpose"
+                    f"({getattr(module, 'source', self.chain.source)}), so they would share their weights: make a new "
+                    f"one for each place, or wrap it in tie(...) to share on purpose"
                 )
             seen.setdefault(id(module), name)
 

@@ -5,11 +5,8 @@ A width written as ``...`` is *open*: the layer has no parameters until the plan
 
 from __future__ import annotations
 
-import copy
 import functools
-import inspect
-from collections.abc import Callable, Iterator, Sequence
-from types import EllipsisType
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,84 +15,11 @@ from torch import Tensor, nn
 
 from .errors import ChainError, OpenChainError, caller
 from .functional import softmax
+from .layer import Act, Layer, Width, act_code, check_act, check_width, hold_act, softmax_ends
 from .value import Value, show
-from .wrap import Wrapped, describe
-
-Act = Callable[[Tensor], Tensor]
-Width = int | EllipsisType
 
 Flatten = nn.Flatten
 Dropout = nn.Dropout
-
-
-class Layer:
-    """What a width-inferring layer adds to ``nn.Module``: it may be open, and a value that arrives can close it.
-
-    A layer of your own joins in by deriving from this and defining the three members.
-    """
-
-    source: str = "unknown"
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the layer still waits for the width of what arrives."""
-        return False
-
-    def build(self, value: Value) -> None:
-        """Create the parameters for what arrives. Raises ``ChainError`` where it cannot fit."""
-
-    @property
-    def inferred(self) -> bool:
-        """Whether the width was written ``...``."""
-        return False
-
-    def reopened(self) -> Layer:
-        """The same layer waiting for its width again, without weights. Only for one whose width was inferred."""
-        twin = copy.deepcopy(self)
-        for held in (twin._parameters, twin._buffers):  # type: ignore[attr-defined]
-            for name in held:
-                held[name] = None
-        setattr(twin, self._width_name, ...)
-        return twin
-
-    _width_name = ""
-
-    def code(self) -> str:
-        """Python that makes the layer again (with fresh weights)."""
-        return module_code(self)
-
-
-def _check_width(what: str, value: object, *, open_ok: bool = True) -> None:
-    if value is ... and open_ok:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        shown = "..." if value is ... else repr(value)
-        hint = " or ... (whatever arrives)" if open_ok else ""
-        raise ChainError(f"{what} must be a positive whole number{hint}, not {shown} ({caller()})")
-
-
-def _check_act(what: str, act: object) -> None:
-    if act is not None and not callable(act):
-        raise ChainError(
-            f"{what}: the activation must be callable, such as relu, not {act!r} ({caller()}); "
-            f"options like bias= are given by name"
-        )
-
-
-def _act_code(act: object) -> str:
-    if isinstance(act, Wrapped):
-        act = act.fn
-    if isinstance(act, functools.partial) and act.func is softmax:
-        return "softmax"
-    return module_code(act) if isinstance(act, nn.Module) else describe(act)
-
-
-def _hold_act(owner: nn.Module, act: Act | None) -> None:
-    """Keep an activation on a layer: a module or a callable that holds parameters is registered with it."""
-    if act is not None and not isinstance(act, nn.Module):
-        wrapped = Wrapped(act)
-        act = act if wrapped.stateless else wrapped
-    owner.act = act  # type: ignore[assignment]
 
 
 class Dense(Layer, nn.Linear):
@@ -121,10 +45,12 @@ class Dense(Layer, nn.Linear):
     torch.Size([3, 5])
     """
 
+    act: Any
+
     def __init__(self, in_features: Width, out_features: int, act: Act | None = None, bias: bool = True) -> None:
-        _check_width("Dense: the in width", in_features)
-        _check_width("Dense: the out width", out_features, open_ok=False)
-        _check_act("Dense", act)
+        check_width("Dense: the in width", in_features)
+        check_width("Dense: the out width", out_features, open_ok=False)
+        check_act("Dense", act)
         self._options: dict[str, Any] = {"inferred": in_features is ..., "bias": bias}
         if in_features is ...:
             nn.Module.__init__(self)
@@ -133,7 +59,7 @@ class Dense(Layer, nn.Linear):
             self.register_parameter("bias", None)
         else:
             super().__init__(in_features, out_features, bias=bias)
-        _hold_act(self, act)
+        hold_act(self, act)
         self.source = caller()
 
     _width_name = "in_features"
@@ -160,7 +86,7 @@ class Dense(Layer, nn.Linear):
 
     def code(self) -> str:
         width = "..." if self._options["inferred"] else str(self.in_features)
-        act = f", {_act_code(self.act)}" if self.act is not None else ""
+        act = f", {act_code(self.act)}" if self.act is not None else ""
         bias = "" if self._options["bias"] else ", bias=False"
         return f"Dense({width}, {self.out_features}{act}{bias})"
 
@@ -168,7 +94,7 @@ class Dense(Layer, nn.Linear):
         return self.code()[len("Dense(") : -1]
 
 
-class Conv(Layer):
+class Conv(Layer, nn.modules.conv._ConvNd):
     """A convolution with an activation, ``act(W * x + b)``: torch's ``Conv1d``, ``Conv2d`` or ``Conv3d``.
 
     Parameters
@@ -198,7 +124,8 @@ class Conv(Layer):
     """
 
     dims: int
-    _torch: type[nn.Module]
+    _torch: Any
+    act: Any
 
     def __new__(cls, *args: Any, dims: int | None = None, **kwargs: Any) -> Any:
         if cls is not Conv:
@@ -227,12 +154,12 @@ class Conv(Layer):
         *,
         dims: int | None = None,
     ) -> None:
-        _check_width("Conv: the in width", in_channels)
-        _check_width("Conv: the out width", out_channels, open_ok=False)
-        _check_width("Conv: groups", groups, open_ok=False)
+        check_width("Conv: the in width", in_channels)
+        check_width("Conv: the out width", out_channels, open_ok=False)
+        check_width("Conv: groups", groups, open_ok=False)
         for size in kernel_size if isinstance(kernel_size, (tuple, list)) else (kernel_size,):
-            _check_width("Conv: the kernel", size, open_ok=False)
-        _check_act("Conv", act)
+            check_width("Conv: the kernel", size, open_ok=False)
+        check_act("Conv", act)
         for what, width in (("in", in_channels), ("out", out_channels)):
             if isinstance(width, int) and width % groups:
                 raise ChainError(f"Conv: the {what} width {width} is not divisible by groups={groups} ({caller()})")
@@ -244,11 +171,11 @@ class Conv(Layer):
         self._torch.__init__(self, groups if in_channels is ... else in_channels, out_channels, kernel, **options)
         self._options = {**options, "kernel_size": kernel, "inferred": in_channels is ...}
         if in_channels is ...:
-            self.in_channels: Any = ...
+            self.in_channels = ...  # type: ignore[assignment]
             self.register_parameter("weight", None)
             self.register_parameter("bias", None)
         # the features of a convolution are on axis 1, those of softmax by itself on the last one
-        _hold_act(self, functools.partial(softmax, axis=-1 - self.dims) if softmax_ends(act) else act)
+        hold_act(self, functools.partial(softmax, axis=-1 - self.dims) if softmax_ends(act) else act)
         self.source = caller()
 
     _width_name = "in_channels"
@@ -281,7 +208,7 @@ class Conv(Layer):
         o = self._options
         args = ["..." if o["inferred"] else str(self.in_channels), str(self.out_channels), repr(o["kernel_size"])]
         if self.act is not None:
-            args.append(_act_code(self.act))
+            args.append(act_code(self.act))
         for name, default in _CONV_DEFAULTS.items():
             if o[name] != default:
                 args.append(f"{name}={o[name]!r}")
@@ -329,7 +256,7 @@ class BatchNorm(Layer, nn.modules.batchnorm._BatchNorm):
         affine: bool = True,
         track_running_stats: bool = True,
     ) -> None:
-        _check_width("BatchNorm: the width", num_features)
+        check_width("BatchNorm: the width", num_features)
         super().__init__(1 if num_features is ... else num_features, eps, momentum, affine, track_running_stats)
         self._inferred = num_features is ...
         if num_features is ...:
@@ -374,9 +301,9 @@ class LayerNorm(Layer, nn.LayerNorm):
     """
 
     def __init__(self, width: Width = ..., eps: float = 1e-5, affine: bool = True, bias: bool = True) -> None:
-        _check_width("LayerNorm: the width", width)
+        check_width("LayerNorm: the width", width)
         super().__init__(1 if width is ... else width, eps=eps, elementwise_affine=affine, bias=bias)
-        self._options = {"eps": eps, "affine": affine, "bias": bias, "inferred": width is ...}
+        self._options: dict[str, Any] = {"eps": eps, "affine": affine, "bias": bias, "inferred": width is ...}
         if width is ...:
             self.normalized_shape: Any = ...
             for name in self._parameters:
@@ -412,11 +339,9 @@ class LayerNorm(Layer, nn.LayerNorm):
 class _Pool(Layer, nn.Module):
     """A pool whose number of dimensions is that of what arrives."""
 
-    _ops: tuple[Callable[..., Tensor], ...]
-
     def __init__(self, kernel_size: int, stride: int | None = None, padding: int = 0, ceil_mode: bool = False) -> None:
         super().__init__()
-        _check_width(f"{type(self).__name__}: the kernel", kernel_size, open_ok=False)
+        check_width(f"{type(self).__name__}: the kernel", kernel_size, open_ok=False)
         self.kernel_size, self.stride, self.padding, self.ceil_mode = kernel_size, stride, padding, ceil_mode
         self.source = caller()
 
@@ -480,75 +405,3 @@ class GlobalAvgPool(Layer, nn.Module):
         if x.dim() < 3:
             raise ChainError(f"GlobalAvgPool takes (N, C, size...), not {tuple(x.shape)}")
         return x.mean(dim=tuple(range(2, x.dim())))
-
-
-def tie(layer: Any) -> Any:
-    """Allow one layer object at several places: its weights are shared on purpose.
-
-    Without it the same object twice is an error, since ``[Dense(5, 5)] * 3`` is three times one layer.
-
-    >>> from skipway import Chain
-    >>> shared = tie(Dense(5, 5))
-    >>> sum(p.numel() for p in Chain(shared, shared, shared).parameters())
-    30
-    """
-    if isinstance(layer, nn.Module):
-        layer.skipway_tied = True  # type: ignore[assignment]
-        return layer
-    wrapped = Wrapped(layer)
-    wrapped.skipway_tied = True  # type: ignore[assignment]
-    return wrapped
-
-
-def is_tied(module: nn.Module) -> bool:
-    return bool(getattr(module, "skipway_tied", False))
-
-
-def parameters_made(module: nn.Module) -> Iterator[nn.Parameter]:
-    """The parameters that exist, also in chains that are still open."""
-    return (p for m in module.modules() for p in m._parameters.values() if p is not None)
-
-
-def module_code(module: Any) -> str:
-    """Python that makes a module again, with fresh weights; its own repr where that cannot be worked out."""
-    if isinstance(module, Wrapped):
-        return describe(module.fn)
-    if isinstance(module, Layer) and type(module).code is not Layer.code:
-        return module.code()
-    name = type(module).__name__
-    if type(module).__module__.startswith("torch.nn"):
-        name = f"nn.{name}"
-    if isinstance(module, (nn.Sequential, nn.ModuleList)):
-        return f"{name}({', '.join(module_code(m) for m in module)})"
-    args = []
-    for parameter in list(inspect.signature(type(module).__init__).parameters.values())[1:]:
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) or parameter.name in ("device", "dtype"):
-            continue
-        missing = object()
-        held = getattr(module, parameter.name, missing)
-        if held is missing and parameter.default is not parameter.empty:
-            continue
-        if held is missing or isinstance(held, nn.Module):
-            return repr(module).replace("\n", " ")
-        if parameter.name == "bias" and (held is None or isinstance(held, Tensor)):
-            held = held is not None
-        if parameter.name == "num_features" and getattr(module, "_inferred", False):
-            held = ...
-        if parameter.default is not parameter.empty and _same(held, parameter.default):
-            continue
-        shown = "..." if held is ... else repr(held)
-        args.append(shown if parameter.default is parameter.empty else f"{parameter.name}={shown}")
-    return f"{name}({', '.join(args)})"
-
-
-def _same(held: Any, default: Any) -> bool:
-    if isinstance(held, tuple) and held and all(h == held[0] for h in held):
-        return held == default or held[0] == default
-    return type(held) in (type(default), bool, int, float) and held == default
-
-
-def softmax_ends(act: object) -> bool:
-    """Whether an activation gives probabilities."""
-    if isinstance(act, functools.partial):
-        return softmax_ends(act.func)
-    return act in (softmax, torch.softmax, F.softmax) or isinstance(act, nn.Softmax)

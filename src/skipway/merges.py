@@ -1,8 +1,8 @@
 """Merges: how the branch and what a shortcut brings become one value. One class a value.
 
-A merge takes ``(branch, shortcut)``, in that order. Besides the words below, any callable or ``nn.Module`` of two tensors
-is a merge. A class here is a *recipe*: plain data, from which :meth:`Merge.make` creates the module or function of one
-particular place, when the shapes that meet there are known.
+A merge takes ``(branch, shortcut)``, in that order. Besides the words below, any callable or ``nn.Module`` of two
+tensors is a merge. A class here is a *recipe*: plain data, from which :meth:`Merge.make` creates the module or
+function of one particular place, when the shapes that meet there are known.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ChainError, OpenChainError, nearest
-from .layers import _check_width
+from .layer import check_width
 from .value import Value, show
 
 MergeFn = Callable[[Tensor, Tensor], Tensor]
@@ -187,7 +187,7 @@ class Cat(Merge):
         if len(known) > 1:
             raise Misfit(
                 "cat cannot tell the feature axis: the branch has its features "
-                + f"on the {'last axis' if branch.axis == -1 else 'axis 1'}, the shortcut on the other",
+                f"on the {'last axis' if branch.axis == -1 else 'axis 1'}, the shortcut on the other",
                 "say merge=Cat(axis=1) or merge=Cat(axis=-1), imported from skipway.merges",
             )
         return next(iter(known), None)
@@ -281,7 +281,7 @@ class GateModule(nn.Module):
 
     def __init__(self, width: int, dims: int, bias: float) -> None:
         super().__init__()
-        _check_width("gate: the width", width)
+        check_width("gate: the width", width)
         conv: list[Callable[..., nn.Module]] = [nn.Conv1d, nn.Conv2d, nn.Conv3d]
         self.transform = nn.Linear(width, width) if dims == 0 else conv[dims - 1](width, width, 1)
         nn.init.constant_(self.transform.bias, bias)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .connection import Connections, hold
 from .errors import ChainError, caller
-from .layers import Layer, parameters_made
+from .layer import Layer, parameters_made
 from .merges import Merge, Misfit, as_merge
 from .spine import adopt
 from .value import UNKNOWN, Form, Value
@@ -22,7 +22,8 @@ class Parallel(Layer, nn.Module):
     branches:
         any layers; a chain of several layers is a ``Chain(...)``.
     merge:
-        ``"add"``, ``"cat"``, ``"mean"``, ``"max"``, ``"mul"``, or any callable of as many tensors as there are branches.
+        ``"add"``, ``"cat"``, ``"mean"``, ``"max"``, ``"mul"``, or any callable of as many tensors as there are
+        branches.
 
     Shapes: ``(N, *input)`` to what the merge makes of the branches.
 

@@ -15,7 +15,7 @@ from .connection import Connection
 from .errors import ChainError, OpenChainError, ShapeError
 from .functional import softmax
 from .graph import Edge, Graph, Node
-from .layers import Layer, module_code, parameters_made
+from .layer import Layer, module_code, parameters_made
 from .merges import Cat, Merge, Misfit, as_merge
 from .probe import NotATensor, ProbeError, expected, implied, layout_of, resized, run
 from .spine import unwrap
@@ -39,8 +39,8 @@ class Plan(Graph):
     strict:
         count a layer that fails in the dry run as a problem; otherwise leave it to the real forward to say so.
     refit:
-        make layers anew whose width was written ``...`` and turns out to be another: a nested chain closes by itself, and
-        then the chain around it may widen what arrives there.
+        make layers anew whose width was written ``...`` and turns out to be another: a nested chain closes by itself,
+        and then the chain around it may widen what arrives there.
 
     Attributes
     ----------
@@ -210,8 +210,8 @@ class Plan(Graph):
             if kind == "last":
                 axis, fix = ("the last axis", "put Flatten() or GlobalAvgPool() before it, or a Conv in its place")
             self.problems.append(
-                f"{self._at(node)} takes its width from {axis}, and the features of {before.name!r} {arriving.form} are on "
-                f"{'the last axis' if axis == 'axis 1' else 'axis 1'}: {fix}"
+                f"{self._at(node)} takes its width from {axis}, and the features of {before.name!r} {arriving.form} "
+                f"are on {'the last axis' if axis == 'axis 1' else 'axis 1'}: {fix}"
             )
             return False
         try:
@@ -273,8 +273,8 @@ class Plan(Graph):
             if readers:
                 names = " and ".join(repr(r) for r in readers)
                 self.problems.append(
-                    f"{self._at(node)} changes its input in place, which would corrupt the value {self.nodes[i].name!r} that "
-                    f"the shortcut {names} still brings: leave out inplace=True"
+                    f"{self._at(node)} changes its input in place, which would corrupt the value "
+                    f"{self.nodes[i].name!r} that the shortcut {names} still brings: leave out inplace=True"
                 )
 
     # -- shortcuts -----------------------------------------------------------------------------------------------------

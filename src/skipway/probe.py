@@ -4,7 +4,8 @@ Values travel as meta tensors. A layer is asked in eval mode, with its hooks asl
 statistics move and nothing is drawn at random. It is asked three ways, until one works:
 
 1. with an empty batch: no row is computed. Nearly every layer answers, within microseconds.
-2. on the meta device: for code that needs rows, such as ``x.view(len(x), -1)``. (Not at once, because the first operation
+2. on the meta device: for code that needs rows, such as ``x.view(len(x), -1)``. (Not at once, because the first
+operation
    there makes torch import its compiler, which takes seconds.)
 3. for real, as a copy, with two rows of zeros: for code that looks at numbers.
 """
@@ -23,7 +24,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
 from .errors import ChainError
-from .layers import _Pool, parameters_made
+from .layer import parameters_made
+from .layers import _Pool
 from .value import BATCH, Layout, Value
 from .wrap import Wrapped, describe
 

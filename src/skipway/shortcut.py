@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .errors import ChainError, caller
 from .gains import Drop, Learned, as_drop, as_scale
-from .layers import module_code
+from .layer import module_code
 from .merges import Merge, as_merge
 from .paths import Path, as_path
 from .wrap import describe

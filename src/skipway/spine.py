@@ -25,8 +25,8 @@ def adopt(layer: Any, where: str) -> nn.Module:
             name, thing = hidden
             kind = "parameter" if isinstance(thing, nn.Parameter) else type(thing).__name__
             raise ChainError(
-                f"{where}: {type(layer).__name__} keeps the {kind} {name!r} in a plain container, where no optimizer finds "
-                f"it: use nn.ModuleList, nn.ModuleDict or nn.ParameterList"
+                f"{where}: {type(layer).__name__} keeps the {kind} {name!r} in a plain container, where no optimizer "
+                f"finds it: use nn.ModuleList, nn.ModuleDict or nn.ParameterList"
             )
         return layer
     if isinstance(layer, type):

@@ -1,8 +1,8 @@
 """What the plan knows of a value on its way through a chain: its shape, and which axis holds the features.
 
 Shapes never include the batch axis. A value is carried by tensors on the meta device, so nothing is computed. Where the
-height and width of an image are not known, two different trial sizes travel side by side: a dimension on which they agree
-does not depend on the size, and is known; one on which they differ prints as ``?``.
+height and width of an image are not known, two different trial sizes travel side by side: a dimension on which they
+agree does not depend on the size, and is known; one on which they differ prints as ``?``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Wirings: which shortcuts run over a chain, as data separate from its layers.
 
-A wiring is a list of :class:`Shortcut`, or a *pattern*: a function of the chain's length that returns one. Patterns pass
-``merge=``, ``path=`` and the rest on to their shortcuts, and wirings add::
+A wiring is a list of :class:`Shortcut`, or a *pattern*: a function of the chain's length that returns one. Patterns
+pass ``merge=``, ``path=`` and the rest on to their shortcuts, and wirings add::
 
     every(1) + every(4) + [Shortcut(0, 12)]
 

@@ -1,7 +1,7 @@
 """Plain functions and objects as layers, with whatever they hold registered.
 
-A callable that keeps parameters where PyTorch does not look (an attribute, a dataclass field, a list, a closure) would be
-left untrained and left behind by ``.to(device)``. :class:`Wrapped` finds them and registers them; what cannot be
+A callable that keeps parameters where PyTorch does not look (an attribute, a dataclass field, a list, a closure) would
+be left untrained and left behind by ``.to(device)``. :class:`Wrapped` finds them and registers them; what cannot be
 registered safely is refused by name.
 """
 
@@ -84,7 +84,7 @@ def _parts(holder: Any) -> Iterator[tuple[str, Any, Slot]]:
 
 
 def _is_leaf(thing: Any) -> bool:
-    if isinstance(thing, _OPAQUE) or isinstance(thing, types.BuiltinFunctionType):
+    if isinstance(thing, (*_OPAQUE, types.BuiltinFunctionType)):
         return True
     module = type(thing).__module__ or ""
     if isinstance(thing, types.FunctionType):
@@ -112,7 +112,7 @@ def _find(thing: Any, name: str, seen: set[int], out: list[tuple[str, Any, Slot]
             if isinstance(value, (nn.Module, nn.Parameter)) or (isinstance(value, Tensor) and value.requires_grad):
                 raise ChainError(
                     f"{trail} reads the global {key!r}, a {type(value).__name__}: a chain could not keep it trained or "
-                    f"move it. Make it an attribute of a callable class or an nn.Module, or close over it in a function."
+                    f"move it. Make it an attribute of a callable class or of an nn.Module, or close over it."
                 )
             if isinstance(value, types.FunctionType) and value.__module__ == thing.__module__:
                 _find(value, name, seen, out, f"{trail} -> {key}()")
@@ -176,7 +176,7 @@ class Wrapped(nn.Module):
             self._slots.setdefault(key, []).append(slot)
 
     def _held(self) -> Iterator[tuple[str, str, Any, Slot, bool]]:
-        """``(key, name, thing, slot, first)`` of every tensor and module the callable holds; equal things share a key."""
+        """``(key, name, thing, slot, first)`` of what the callable holds; the same thing has one key."""
         found: list[tuple[str, Any, Slot]] = []
         _find(self.fn, "", set(), found, describe(self.fn))
         keys: dict[int, str] = {}
@@ -201,7 +201,7 @@ class Wrapped(nn.Module):
         """
         swapped = []
         for key, slots in self._slots.items():
-            current = self._parameters.get(key)
+            current: Tensor | None = self._parameters.get(key)
             if current is None:
                 current = self._buffers.get(key)
             for slot in slots:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..graph import Edge, Node
-from ..merges import Merge, as_merge
-from ..paths import Identity, Path, Project, as_path
-from ..plan import Plan
-from ..shortcut import value_code
-from ..wrap import describe
+from skipway.graph import Edge, Node
+from skipway.merges import Merge, as_merge
+from skipway.paths import Identity, Path, Project, as_path
+from skipway.plan import Plan
+from skipway.shortcut import value_code
+from skipway.wrap import describe
 
 
 @dataclass(eq=False)

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from ..layers import is_tied, module_code
-from ..shortcut import value_code
-from ..spine import identifier, unwrap
-from ..wiring import Pattern, Wirings
-from ..wrap import Wrapped
+from skipway.layer import is_tied, module_code
+from skipway.shortcut import value_code
+from skipway.spine import identifier, unwrap
+from skipway.wiring import Pattern, Wirings
+from skipway.wrap import Wrapped
 
 
 def chain_code(chain: Any) -> str:
@@ -41,9 +41,11 @@ def _bare(layer: nn.Module, tied: dict[int, str]) -> str:
 
 
 def _chain(chain: Any, tied: dict[int, str], outermost: bool = False) -> str:
-    from ..chain import Skip
+    from skipway.chain import Skip
 
-    positional, named, odd = [], [], []
+    positional: list[str] = []
+    named: list[str] = []
+    odd: list[str] = []
     for name, layer in zip(chain._names, chain.modules_in_order, strict=True):
         code = layer_code(layer, tied)
         if name is None:

@@ -7,11 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from ..edit import nested
-from ..layers import module_code, parameters_made
-from ..plan import Plan
-from ..spine import unwrap
-from ..wrap import Wrapped, describe
+from skipway.edit import nested
+from skipway.layer import module_code, parameters_made
+from skipway.plan import Plan
+from skipway.spine import unwrap
+from skipway.wrap import Wrapped, describe
+
 from .layout import Arc, Layout, Row, label, lay_out
 
 WIDTH = 100
@@ -168,7 +169,8 @@ def _fit(lines: list[Any], lanes: int) -> list[str]:
     out = []
     for line in lines:
         if isinstance(line, _Line):
-            cells = f"  {line.name:<{name}}  {line.what:<{kind}}   {line.shape:<{shape}}   {line.count:>{count}}  {line.rails}"
+            left = f"  {line.name:<{name}}  {line.what:<{kind}}   {line.shape:<{shape}}"
+            cells = f"{left}   {line.count:>{count}}  {line.rails}"
             text = f"{cells.rstrip()} {line.note}" if line.note else cells
         else:
             period, more, _, through = line
