@@ -125,6 +125,8 @@ import torch
 from torch import nn
 from skipway.train import fit
 
+torch.set_num_threads(1)
+
 class Slow:
     def on_step(self, state):
         time.sleep(0.004)
