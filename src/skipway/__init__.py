@@ -49,7 +49,8 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "AvgPool", "BatchNorm", "Cat", "CatSkip", "Chain", "ChainError", "CheckpointError", "Conv", "DataError", "Dense",
     "Drop", "DropPath", "Dropout", "Flatten", "Gate", "GlobalAvgPool", "IdentitySkip", "LayerNorm", "Learned",
-    "MaxPool", "OpenChainError", "Pad", "Parallel", "Project", "ShapeError", "Shortcut", "Skip", "SkipwayError", "TrainError",
+    "MaxPool", "OpenChainError", "Pad", "Parallel", "Project", "ShapeError", "Shortcut", "Skip", "SkipwayError",
+    "TrainError",
     "crossentropy", "data", "dense", "evaluate", "every", "fit", "from_input", "gelu", "identity", "log2",
     "logitcrossentropy", "onecold", "onehot", "relu", "sigmoid", "silu", "sliding", "softmax", "tanh", "throttle",
     "tie", "train", "unet",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,9 +21,9 @@ from .paths import Path
 from .plan import Plan
 from .probe import implied
 from .shortcut import End, Shortcut
-from .spine import Spine, unwrap
+from .spine import Spine, adopt, unwrap
 from .value import UNKNOWN, Form, Value
-from .wiring import Wiring, resolve
+from .wiring import Pattern, Wiring, Wirings, resolve
 
 
 class Chain(Spine):
@@ -56,6 +58,8 @@ class Chain(Spine):
     """
 
     _connections: Connections
+    _bare_drops: tuple[str, ...] = ()
+    _plan: Plan | None = None
 
     def __init__(
         self,
@@ -71,9 +75,17 @@ class Chain(Spine):
         self._begin(wiring, value, refit=True).check()
 
     def _begin(
-        self, wiring: Wiring, value: Value, kept: Mapping[str, Connection] | None = None, refit: bool = False
+        self,
+        wiring: Wiring,
+        value: Value,
+        kept: Mapping[str, Connection] | None = None,
+        *,
+        refit: bool = False,
+        remake: bool = False,
     ) -> Plan:
-        self._written = wiring
+        self._token, self._used = next(_tokens), False
+        self._parents: weakref.WeakSet[Chain] = weakref.WeakSet()
+        self._pattern = repr(wiring) if isinstance(wiring, (Pattern, Wirings)) else ""
         self._wiring = tuple(resolve(wiring, len(self)))
         # kept beside the children: registered as one only when there is something to register
         self.__dict__["_connections"] = Connections()
@@ -83,7 +95,7 @@ class Chain(Spine):
                 self._register_connection(shortcut, kept[shortcut.label])
         self._form = Form()
         self._open: tuple[str, ...] = ("it has not been planned",)
-        return self._settle(value, True, refit=refit)
+        return self._settle(value, True, refit=refit, remake=remake)
 
     def implied_input(self) -> Form:
         """What the chain's first layer says it takes; unknown where it does not say."""
@@ -101,24 +113,41 @@ class Chain(Spine):
 
     # -- plan ----------------------------------------------------------------------------------------------------------
 
-    def _settle(self, value: Value, close: bool, strict: bool = True, refit: bool = False) -> Plan:
-        """Plan for an input; with ``close``, create what was missing and keep the plan."""
-        plan = Plan(self, value or self._form.value, close=close, strict=strict, refit=refit)
-        sound = plan.complete and not plan.problems and not plan.open
-        if close:
-            self._plan: Plan | None = plan
+    def _settle(
+        self, value: Value, close: bool, strict: bool = True, refit: bool = False, remake: bool = False
+    ) -> Plan:
+        """Plan for an input; with ``close``, create what was missing and keep the plan if it is sound."""
+        start = value or self._form.value
+        plan = Plan(self, start, close=close, strict=strict, refit=refit, remake=remake)
+        if close and not plan.problems:
+            self._plan = plan
             self._form = plan.input
             self._open = tuple(plan.open)
             self._bare_drops = tuple(plan.bare_drops())
             self._verified: set[tuple[int, ...]] = set()
+            self._adopt_children()
             for node in plan.nodes:
                 if node.opens is not None:  # a part of this chain now: it has no plan of its own
                     node.opens._open, node.opens._plan = tuple(plan.open), None
                     node.opens._compile()
             self._compile()
-        if sound and len(plan.input.sizes) == 1 and not self._bare_drops:
-            self._verified.add(plan.input.sizes[0])
+        elif plan.complete and not plan.problems and not plan.open and self._used and not self._bare_drops:
+            self._verified |= set(plan.input.sizes)
         return plan
+
+    def _adopt_children(self) -> None:
+        """Let the chains inside know this one, which must follow when their layers change."""
+        for module in self.modules():
+            if isinstance(module, Chain) and module is not self:
+                module._parents.add(self)
+
+    def _changed(self) -> None:
+        """A layer of a chain inside is another one now: forget what was checked, write the forward again."""
+        self._verified.clear()
+        self._plan = None
+        self._compile()
+        for parent in list(self._parents):
+            parent._changed()
 
     def _compile(self) -> None:
         """Generate the forward. Eagerly, since a compiler that traces this module cannot run the generator."""
@@ -135,7 +164,7 @@ class Chain(Spine):
         self._run_checked = Program(graph, checked=True).function()
         self._opened = tuple(n.opens for n in graph.nodes if n.opens is not None)
         if self._opened:
-            self._run_hooked = Program(graph, hooked=True).function()
+            self._run_hooked = Program(graph, checked=True, hooked=True).function()
 
     @property
     def plan(self) -> Plan:
@@ -158,7 +187,11 @@ class Chain(Spine):
         >>> Chain(Dense(..., 5), Dense(..., 2)).build((10,))[0].weight.shape
         torch.Size([5, 10])
         """
-        self._settle(Value.of(self._check_shape(shape)), True).check()
+        before = self._form
+        plan = self._settle(Value.of(self._check_shape(shape)), True)
+        if plan.problems and before.sizes:
+            self._settle(before.value, True, strict=False)  # chains inside may have settled for the other shape
+        plan.check()
         return self
 
     def _need_closed(self, what: str) -> None:
@@ -172,8 +205,11 @@ class Chain(Spine):
     # -- running -------------------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():
-            return self._run_checked(self, x)
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            self._need_closed("forward")
+            if self._form.sizes and x.dim() == len(self._form.sizes[0]):
+                return self._run_checked(self, x[None])[0]
+            return self._hooked(self._run_checked)(self, x) if self._opened else self._run_checked(self, x)
         try:
             run = self._run if x.shape[1:] in self._verified else self._verify(x)
             if self._opened:
@@ -184,8 +220,10 @@ class Chain(Spine):
             raise
 
     def _hooked(self, run: Callable[..., Any]) -> Callable[..., Any]:
-        used = any(c._forward_hooks or c._forward_pre_hooks for c in self._opened)
-        return self._run_hooked if used else run
+        for chain in self._opened:
+            if chain._forward_hooks or chain._forward_pre_hooks or chain._backward_hooks or chain._backward_pre_hooks:
+                return self._run_hooked
+        return run
 
     def _verify(self, x: Any) -> Callable[..., Any]:
         """Check a form of input that was not seen before; returns the forward to use for it."""
@@ -199,8 +237,9 @@ class Chain(Spine):
                 f"the random drop {self._bare_drops[0]!r} has no shortcut around it, so it would drop the only path "
                 f"({self.source}): put it inside Skip(...), or give the shortcut drop=..."
             )
-        if (tuple(x.shape),) == self._form.sizes:
-            return self._run  # one sample without a batch axis: every layer and merge counts axes from the end
+        self._used = True
+        if self._form.sizes and x.dim() == len(self._form.sizes[0]):
+            return _one_sample
         if x.dim() < 2:
             raise ShapeError(f"this chain ({self.source}) takes {self._form}, with a batch axis, not {tuple(x.shape)}")
         plan = Plan(self, Value.of(tuple(x.shape[1:]), self._form.layout, x.dtype), strict=False)
@@ -238,10 +277,13 @@ class Chain(Spine):
                 name = str(end) if isinstance(end, str) else self._position(end)
                 names[end], prefixes[i] = name, name.rpartition(".")[0]
             opened = {p[:i] for p in prefixes for i in range(1, len(p) + 1) if i == len(p) or p[i] == "."}
-            graph = Graph(self, opened)
+            known = Graph(self, opened).names
             for name in names.values():
-                if name not in graph.names:
-                    raise ChainError(f"there is no value {name!r}: {nearest(name, graph.names)}")
+                if name not in known:
+                    raise ChainError(f"there is no value {name!r}: {nearest(name, known)}")
+            graph: Graph = Plan(self, self._form.value, opened=opened, strict=False, watch=names.values())
+            if not graph.complete:  # type: ignore[attr-defined]
+                graph = Graph(self, opened)  # nothing is known of layers that work in place: values are copied
             run = Program(graph, tuple(dict.fromkeys(names.values()))).function()
             self._features[wanted] = lambda net, x: {end: got[names[end]] for got in (run(net, x),) for end in wanted}
         if x.shape[1:] not in self._verified:
@@ -321,22 +363,47 @@ class Chain(Spine):
         return edit.replace_layer(self, which, layer)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, nn.Module) and name in self.__dict__.get("_keys", ()):
-            held = self._modules[name]
-            self._modules[name] = value
-            try:
-                self._settle(UNKNOWN, True, strict=False).check()
-            except ChainError:
-                self._modules[name] = held
-                self._settle(UNKNOWN, True, strict=False)
-                raise
-            return
-        super().__setattr__(name, value)
+        if name in self.__dict__.get("_keys", ()):
+            self._put(name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def __setitem__(self, which: int | str, layer: Any) -> None:
+        self._put(self._keys[self._index(which)], layer)
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        if name in self.__dict__.get("_keys", ()):
+            self._put(name, module)
+        else:
+            super().add_module(name, module)
+
+    def _put(self, key: str, layer: Any) -> None:
+        """Another layer in the place of one, in this very chain; it stays as it was if that does not fit."""
+        held = self._modules[key]
+        self._modules[key] = adopt(layer, f"layer {key!r} ({self.source})")
+        plan = self._settle(UNKNOWN, True, strict=False, remake=True)
+        if plan.problems:
+            self._modules[key] = held
+            self._settle(UNKNOWN, True, strict=False)
+            plan.check()
+        for parent in list(self._parents):
+            parent._changed()
+
+    def __delattr__(self, name: str) -> None:
+        if name in self.__dict__.get("_keys", ()):
+            raise ChainError(
+                f"a layer cannot be deleted from a chain ({self.source}): make a new chain, net[:2] or Chain(...)"
+            )
+        super().__delattr__(name)
+
+    def __delitem__(self, which: int | str) -> None:
+        delattr(self, self._keys[self._index(which)])
 
     # -- an ordinary module --------------------------------------------------------------------------------------------
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
         self._need_closed("parameters")
+        self._used = True
         return super().named_parameters(*args, **kwargs)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
@@ -352,12 +419,13 @@ class Chain(Spine):
         return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
-        dropped = ("_plan", "_run", "_run_checked", "_run_hooked", "_features", "_source", "_opened")
+        dropped = ("_parents", "_plan", "_run", "_run_checked", "_run_hooked", "_features", "_source", "_opened")
         return {k: v for k, v in self.__dict__.items() if k not in dropped}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._plan = None
+        self._plan, self._parents = None, weakref.WeakSet()
+        self._adopt_children()
         self._compile()
 
     def __repr__(self) -> str:
@@ -369,6 +437,14 @@ class Chain(Spine):
         from .render.text import table
 
         return table(self)
+
+
+_tokens = itertools.count()
+
+
+def _one_sample(net: Chain, x: Tensor) -> Tensor:
+    """One sample without a batch axis: layers that count axes from the front need one."""
+    return net(x[None])[0]
 
 
 def _unready(*_: Any) -> Any:

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .errors import nearest
+from .errors import ChainError, OpenChainError, nearest
 from .gains import Learned, as_drop, as_scale
-from .merges import Merge, as_merge
+from .layer import Layer
+from .merges import Merge, Misfit, as_merge
 from .paths import Path, as_path
 from .shortcut import Shortcut
 from .value import Value
@@ -47,6 +48,18 @@ class Connection(nn.Module):
             self.path = hold(path.make(start, target))
         else:
             self.path = hold(path)
+            self._close_path(start)
+
+    def _close_path(self, start: Value) -> None:
+        """A path written with ``...`` takes its width from where the shortcut starts."""
+        if isinstance(self.path, Layer) and self.path.is_open:
+            self.path.build(start)
+        elif hasattr(self.path, "_settle"):
+            plan = self.path._settle(start, True)
+            if plan.problems:
+                raise ChainError(f"its path: {'; '.join(plan.problems)}")
+            if plan.open:
+                raise OpenChainError(f"its path: {plan.open[0]}")
 
     def make_gains(self, shortcut: Shortcut, branch: Value, brought: Value) -> None:
         """Create the scales and the random drop."""
@@ -55,10 +68,31 @@ class Connection(nn.Module):
         self.path_scale = path_scale.make(brought) if isinstance(path_scale, Learned) else path_scale
         self.drop = as_drop(shortcut.drop).make()
 
+    def check_gains(self, branch: Value, brought: Value) -> None:
+        """Raise :class:`~skipway.merges.Misfit` where a learned scale is for another width: it would broadcast."""
+        for part, value in (("scale", branch), ("path_scale", brought)):
+            gain = getattr(self, part)
+            if isinstance(gain, nn.Parameter) and gain.dim() and value.width not in (None, gain.shape[0]):
+                raise Misfit(
+                    f"its {part} is for {gain.shape[0]} channels, and there are {value.width}",
+                    "build a new chain with this shortcut, so that it gets a scale of that width",
+                )
+
     def make_merge(self, shortcut: Shortcut, branch: Value, brought: Value) -> None:
         """Create the merge, or raise :class:`~skipway.merges.Misfit`."""
         merge = as_merge(shortcut.merge)
         self.merge = hold(merge.make(branch, brought) if isinstance(merge, Merge) else merge)
+        self.__dict__["_made"] = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in PARTS and self.__dict__.get("_made"):
+            kept = isinstance(value, (nn.Parameter, nn.Module)) and isinstance(getattr(self, name), type(value))
+            if not kept:
+                raise ChainError(
+                    f"a connection keeps the {name} its Shortcut says, since the forward is written from it: "
+                    f"net.rewire([...]) with another Shortcut (dataclasses.replace makes one)"
+                )
+        super().__setattr__(name, value)
 
     @property
     def stateful(self) -> bool:

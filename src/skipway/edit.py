@@ -30,13 +30,16 @@ def assemble(items: Items, wiring: Wiring, like: Chain, value: Value, kept: Mapp
     made.training = like.training
     for name, module in items:
         made._place(name, module)
-    plan = made._begin(wiring, value, kept)
-    for owner, key in plan.misfits:
+    foreign = set(like.modules())
+    plan = made._begin(wiring, value, kept, remake=True)
+    while plan.misfits:
         # written `...`, so another width is no mistake; the chain it came from keeps its own
-        if owner is made or owner not in like.modules():
+        ours = [(owner, key) for owner, key in plan.misfits if owner not in foreign]
+        for owner, key in ours:
             owner._modules[key] = owner._modules[key].reopened()
-    if plan.misfits:
-        plan = made._begin(wiring, value, kept)
+        if not ours:
+            break
+        plan = made._begin(wiring, value, kept, remake=True)
     plan.check()
     return made
 
@@ -63,8 +66,7 @@ def _kept(chain: Chain, pairs: list[tuple[Shortcut, Shortcut]]) -> dict[str, Con
 
 def rewire(chain: Chain, wiring: Wiring) -> Chain:
     shortcuts = resolve(wiring, len(chain))
-    known = {s: s for s in chain.wiring}
-    kept = _kept(chain, [(known[s], s) for s in shortcuts if s in known])
+    kept = _kept(chain, [(old, s) for s in shortcuts for old in chain.wiring if s is old or s == old])
     return assemble(_items(chain), wiring, chain, chain._form.value, kept)
 
 
@@ -84,7 +86,7 @@ def without(chain: Chain, *which: str | Shortcut) -> Chain:
         (name, without(module, *inner[key]) if key in inner else module)  # type: ignore[arg-type]
         for key, (name, module) in zip(chain._keys, _items(chain), strict=True)
     ]
-    stay = [s for s in chain.wiring if s not in gone]
+    stay = [s for s in chain.wiring if not any(s is g or s == g for g in gone)]
     return assemble(items, stay, chain, chain._form.value, _kept(chain, [(s, s) for s in stay]))
 
 
@@ -114,7 +116,10 @@ def _moved(chain: Chain, shift: Any) -> list[tuple[Shortcut, Shortcut]]:
 def insert(chain: Chain, before: int | str, layer: Any, name: str | None) -> Chain:
     at = len(chain) if before == len(chain) else chain._index(before)
     items = _items(chain)
+    last = len(chain)
     pairs = _moved(chain, lambda k: k + (k > at))
+    if at == last:  # what was the output is the value before the new layer now
+        pairs = [(s, new.moved(new.start, last if new.end == "output" else new.end)) for s, new in pairs]
     pairs = [(old, _renumbered(chain, new, lambda i: i + (i >= at))) for old, new in pairs]
     items.insert(at, (name, layer))
     return assemble(items, [new for _, new in pairs], chain, chain._form.value, _kept(chain, pairs))

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import BackwardHook
 
 from .connection import Connection
 from .errors import ShapeError
@@ -27,7 +28,7 @@ from .spine import identifier, unwrap
 from .value import show
 from .wrap import Wrapped
 
-_RESERVED = {"x", "self", "layer", "edge", "torch", "F", "same", "entered", "left", "forward"}
+_RESERVED = {"x", "self", "layer", "edge", "shortcut", "torch", "F", "same", "entered", "left", "forward"}
 
 
 def same(name: str, branch: Tensor, brought: Tensor) -> None:
@@ -39,21 +40,32 @@ def same(name: str, branch: Tensor, brought: Tensor) -> None:
         )
 
 
-def entered(chain: nn.Module, x: Any) -> Any:
-    """Run the forward pre-hooks of a chain whose layers run in the code of another."""
-    for hook in chain._forward_pre_hooks.values():
-        result = hook(chain, (x,))
+def entered(chain: nn.Module, x: Any) -> tuple[Any, Any]:
+    """Run the pre-hooks of a chain whose layers run in the code of another; returns what ``left`` needs, and ``x``."""
+    for key, hook in list(chain._forward_pre_hooks.items()):
+        if key in chain._forward_pre_hooks_with_kwargs:
+            changed = hook(chain, (x,), {})
+            result = changed[0] if changed is not None else None
+        else:
+            result = hook(chain, (x,))
         if result is not None:
             x = result[0] if isinstance(result, tuple) else result
-    return x
+    backward = None
+    if chain._backward_hooks or chain._backward_pre_hooks:
+        full, _ = chain._get_backward_hooks()
+        backward = BackwardHook(chain, full, chain._get_backward_pre_hooks())
+        x = backward.setup_input_hook((x,))[0]
+    return (x, backward), x
 
 
-def left(chain: nn.Module, x: Any, out: Any) -> Any:
+def left(chain: nn.Module, into: tuple[Any, Any], out: Any) -> Any:
     """Run the forward hooks of a chain whose layers run in the code of another."""
-    for hook in chain._forward_hooks.values():
-        result = hook(chain, (x,), out)
+    x, backward = into
+    for key, hook in list(chain._forward_hooks.items()):
+        kwargs: tuple[Any, ...] = ({},) if key in chain._forward_hooks_with_kwargs else ()
+        result = hook(chain, (x,), *kwargs, out)
         out = out if result is None else result
-    return out
+    return out if backward is None else backward.setup_output_hook(out)
 
 
 class Program:
@@ -77,7 +89,9 @@ class Program:
         self.graph, self.checked, self.hooked = graph, checked, hooked
         self.at = {name: graph.names[name] for name in at} if at is not None else None
         self.names: dict[str, Any] = {"torch": torch, "F": F, "__builtins__": builtins, "__name__": __name__}
-        self._vars: dict[int, str] = {}
+        self._taken = set(_RESERVED)
+        self._vars: dict[tuple[int, str], str] = {}
+        self._entries: dict[str, str] = {}
         self._prefixes: dict[str, str] = {}
         self._edges: dict[str, str] = {}
         self._lines: list[str] = []
@@ -101,7 +115,7 @@ class Program:
         if self.at is None:
             self._lines.append("return x")
         else:
-            held = ", ".join(f"{name!r}: {self._vars[i]}" for name, i in self.at.items())
+            held = ", ".join(f"{name!r}: {self._vars[i, 'state']}" for name, i in self.at.items())
             self._lines.append(f"return {{{held}}}")
         head = ["layer = self._modules"] if any("layer[" in line for line in self._lines) else []
         head += [f"{var} = {self._chain(where)}._modules" for where, var in self._prefixes.items()]
@@ -119,7 +133,7 @@ class Program:
             expression = self._call_layer(node)
         if any(e.shortcut.tap == "branch" and e.end <= last for e in node.leaves):
             self._line(f"x = {expression}")
-            self._line(f"{self._var(node)}_branch = x")
+            self._line(f"{self._var(node, 'branch')} = x")
             expression = "x"
         expression = self._merges(node, expression)
         if expression != "x":
@@ -137,18 +151,20 @@ class Program:
             first = f"{where}.{self._module(where)._keys[0]}"
             if node.name == first or node.name.startswith(f"{first}."):
                 self.names.update(entered=entered)
-                self._line(f"x = {self._entry(where)} = entered({self._chain(where)}, x)")
+                self._line(f"{self._entry(where)}, x = entered({self._chain(where)}, x)")
 
     def _entry(self, where: str) -> str:
-        return "into_" + re.sub(r"\W", "_", where)
+        if where not in self._entries:
+            self._entries[where] = self._fresh(f"into_{where}")
+        return self._entries[where]
 
     def _keep(self, node: Node, last: int) -> None:
         """Give a value a variable of its own if something reads it later."""
         wanted = self.at is not None and node.index in self.at.values()
         if any(e.end <= last and not (e.shortcut.tap == "branch" and node.index) for e in node.leaves) or wanted:
-            following = self.graph.nodes[node.index + 1] if node.index < last else None
-            # a layer that works in place would change what was asked for
-            copied = ".clone()" if wanted and following is not None and following.mutates else ""
+            # a later layer that works in place would change what was asked for
+            overwritten = getattr(self.graph, "overwritten", None)
+            copied = ".clone()" if wanted and (overwritten is None or node.index in overwritten) else ""
             self._line(f"{self._var(node)} = x{copied}")
 
     def _free(self, node: Node, last: int) -> None:
@@ -161,7 +177,7 @@ class Program:
                 if readers and max(e.end for e in readers) == node.index:
                     wanted = self.at is not None and start.index in self.at.values()
                     if not (tap == "state" and wanted):
-                        gone.append(self._var(start) + ("_branch" if tap == "branch" else ""))
+                        gone.append(self._var(start, tap))
         if gone:
             self._line(f"del {', '.join(gone)}")
 
@@ -200,7 +216,7 @@ class Program:
 
     def _brought(self, edge: Edge) -> str:
         start = self.graph.nodes[edge.start]
-        value = self._var(start) + ("_branch" if edge.shortcut.tap == "branch" and start.index else "")
+        value = self._var(start, edge.shortcut.tap if start.index else "state")
         c: Connection = edge.connection
         if c.path is not None:
             value = self._call(c.path, edge, "path", value)
@@ -253,13 +269,15 @@ class Program:
         if isinstance(node.layer, Wrapped) and node.layer.stateless:
             return f"{self._bind(fn)}(x)"
         if not node.where:
-            return f'layer["{node.key}"](x)'
-        var = self._prefixes.setdefault(node.where, re.sub(r"\W", "_", node.where) + "_layer")
-        return f'{var}["{node.key}"](x)'
+            return f"layer[{_quoted(node.key)}](x)"
+        if node.where not in self._prefixes:
+            self._prefixes[node.where] = self._fresh(f"{node.where}_layer")
+        return f"{self._prefixes[node.where]}[{_quoted(node.key)}](x)"
 
     def _connection(self, edge: Edge) -> str:
-        var = self._edges.setdefault(edge.where, (re.sub(r"\W", "_", edge.where) + "_edge").lstrip("_"))
-        return f'{var}["{edge.shortcut.key}"]'
+        if edge.where not in self._edges:
+            self._edges[edge.where] = self._fresh(f"{edge.where}_edge") if edge.where else "edge"
+        return f"{self._edges[edge.where]}[{_quoted(edge.shortcut.key)}]"
 
     def _call(self, fn: Any, edge: Edge, part: str, *args: str) -> str:
         if isinstance(fn, nn.Module):
@@ -272,26 +290,34 @@ class Program:
         for library, module in (("torch", torch), ("F", F)):
             if getattr(module, name, None) is fn:
                 return f"{library}.{name}"
-        base = name if identifier(name) and name not in _RESERVED else "function"
+        for bound, held in self.names.items():
+            if held is fn:
+                return bound
+        bound = self._fresh(name if identifier(name) else "function")
+        self.names[bound] = fn
+        return bound
+
+    def _var(self, node: Node, tap: str = "state") -> str:
+        if (node.index, tap) not in self._vars:
+            # positions count layers, as in Shortcut(2, 5): x2 is the value after two
+            parts = [f"x{int(p) + 1}" if p.isdigit() else p for p in node.name.split(".")] if node.index else ["x0"]
+            self._vars[node.index, tap] = self._fresh("_".join(parts) + ("_branch" if tap == "branch" else ""))
+        return self._vars[node.index, tap]
+
+    def _fresh(self, base: str) -> str:
+        """A Python name near ``base`` that nothing else in this function has."""
+        base = re.sub(r"\W", "_", base)
+        base = base if identifier(base) else f"value_{base}"
         name, count = base, 2
-        while name in self.names and self.names[name] is not fn:
+        while name in self._taken:
             name, count = f"{base}_{count}", count + 1
-        self.names[name] = fn
+        self._taken.add(name)
         return name
 
-    def _var(self, node: Node) -> str:
-        if node.index not in self._vars:
-            if node.index == 0:
-                name = "x0"
-            else:
-                parts = [f"x{int(p) + 1}" if p.isdigit() else p for p in node.name.split(".")]
-                name = re.sub(r"\W", "_", "_".join(parts))
-                if not identifier(name):
-                    name = f"value_{name}"
-            while name in _RESERVED or name in self._vars.values() or name in self.names:
-                name += "_"
-            self._vars[node.index] = name
-        return self._vars[node.index]
+
+def _quoted(key: str) -> str:
+    """A key as a Python string, in double quotes where it is an ordinary word."""
+    return f'"{key}"' if key.isprintable() and not set(key) & set('\\"') else repr(key)
 
 
 def _operand(expression: str) -> str:

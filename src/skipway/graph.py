@@ -14,10 +14,13 @@ from torch import nn
 
 from .errors import nearest
 from .gains import DropPath
-from .layer import is_tied, parameters_made
+from .layer import is_tied
+from .merges import Merge
+from .paths import Path
 from .shortcut import End, Shortcut
-from .spine import Spine
+from .spine import Spine, adopt, unwrap
 from .value import Form
+from .wrap import is_leaf
 
 
 @dataclass(eq=False)
@@ -79,14 +82,15 @@ class Node:
 class Graph:
     """Nodes and edges of a chain; ``problems`` lists what is wrong with its names and ends."""
 
-    def __init__(self, chain: Spine, opened: Iterable[str] = ()) -> None:
+    def __init__(self, chain: Spine, opened: Iterable[str] = (), *, check: bool = False) -> None:
         self.chain = chain
         self.nodes: list[Node] = [Node(0, "input", owner=chain)]
         self.names: dict[str, int] = {}
         self.problems: list[str] = []
         self._opened = set(opened)
         self._spread(chain, "", 0)
-        self._check_shared()
+        if check:
+            self._check_shared()
 
     # -- nodes ---------------------------------------------------------------------------------------------------------
 
@@ -178,17 +182,16 @@ class Graph:
     def _check_shared(self) -> None:
         """One layer object at two places shares its weights: only on purpose."""
         seen: dict[int, str] = {}
-        for name, module in _places(self.chain, ""):
-            holds = next(parameters_made(module), None) is not None or next(module.buffers(), None) is not None
-            if is_tied(module) or not (holds or getattr(module, "is_open", False)):
-                continue
-            if id(module) in seen:
+        for name, place in _places(self.chain, ""):
+            module, twice = next(((m, k) for m, k in _parts_held(place) if k in seen), (place, 0))
+            if twice and seen[twice] != name:
                 self.problems.append(
-                    f"{name!r} and {seen[id(module)]!r} are the same {type(module).__name__} object "
+                    f"{name!r} and {seen[twice]!r} are the same {type(unwrap(module)).__name__} object "
                     f"({getattr(module, 'source', self.chain.source)}), so they would share their weights: make a new "
                     f"one for each place, or wrap it in tie(...) to share on purpose"
                 )
-            seen.setdefault(id(module), name)
+            for _, key in _parts_held(place):
+                seen.setdefault(key, name)
 
     def bare_drops(self) -> list[str]:
         """Random drops along the spine that no shortcut goes around: they would drop the only path."""
@@ -197,11 +200,30 @@ class Graph:
             reach = max([reach, *(e.end for e in before.leaves)])
             if reach >= node.index:
                 continue
-            if isinstance(node.layer, DropPath) and node.layer.p:
-                bare.append(node.name)
-            elif node.layer is not None:
-                bare += [f"{node.name}.{inner}" for inner in getattr(node.layer, "_bare_drops", ())]
+            if node.layer is not None:
+                bare += [node.name + inner for inner in _drops(node.layer)]
         return bare
+
+
+def _drops(layer: Any) -> list[str]:
+    """Where a layer drops everything that passes through it: its own path after the layer's name."""
+    if isinstance(layer, DropPath):
+        return [""] if layer.p else []
+    if isinstance(layer, nn.Sequential):
+        return [f".{key}{inner}" for key, part in layer._modules.items() for inner in _drops(part)]
+    return [f".{inner}" for inner in getattr(layer, "_bare_drops", ())]
+
+
+def _parts_held(place: nn.Module) -> list[tuple[nn.Module, int]]:
+    """The modules and callables at a place whose sharing would share weights, with what identifies them."""
+    if is_tied(place):
+        return []
+    held = []
+    for module in place.modules():
+        own = [*module._parameters.values(), *module._buffers.values()]
+        if not is_tied(module) and (any(t is not None for t in own) or getattr(module, "is_open", False)):
+            held.append((module, id(unwrap(module))))
+    return held
 
 
 def _places(chain: Any, prefix: str) -> Iterable[tuple[str, nn.Module]]:
@@ -209,13 +231,11 @@ def _places(chain: Any, prefix: str) -> Iterable[tuple[str, nn.Module]]:
     for key in chain._keys:
         layer = chain._modules[key]
         yield f"{prefix}{key}", layer
-        if hasattr(layer, "wiring"):
-            yield from _places(layer, f"{prefix}{key}.")
     for shortcut in chain.wiring:
         for part in ("path", "merge", "act"):
             module = getattr(shortcut, part)
-            if isinstance(module, nn.Module):
-                yield f"{part} of {prefix}{shortcut.label}", module
+            if callable(module) and not isinstance(module, (Merge, Path)) and not is_leaf(module):
+                yield f"{part} of {prefix}{shortcut.label}", adopt(module, f"{part} of {shortcut.label!r}")
 
 
 __all__ = ["Edge", "Graph", "Node"]

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import ChainError, caller
+from .errors import ChainError, OpenChainError, caller
 from .functional import softmax
 from .value import Value
-from .wrap import Wrapped, describe
+from .wrap import Wrapped, callable_code
 
 Act = Callable[[Tensor], Tensor]
 Width = int | EllipsisType
@@ -50,7 +50,21 @@ class Layer:
             for name in held:
                 held[name] = None
         setattr(twin, self._width_name, ...)
+        twin._wait()
         return twin
+
+    def _wait(self) -> None:
+        """Refuse to run until the width is known. On the object, so that a closed layer pays nothing for it."""
+        self.__dict__["forward"] = self._still_open
+
+    def _close(self) -> None:
+        self.__dict__.pop("forward", None)
+
+    def _still_open(self, *_: Any) -> Any:
+        raise OpenChainError(
+            f"{self.code()} ({self.source}) still waits for the width of what arrives: put it into a Chain directly "
+            f"(inside nn.Sequential it sees nothing), or write the width"
+        )
 
     _width_name = ""
 
@@ -81,7 +95,7 @@ def act_code(act: object) -> str:
         act = act.fn
     if isinstance(act, functools.partial) and act.func is softmax:
         return "softmax"
-    return module_code(act) if isinstance(act, nn.Module) else describe(act)
+    return module_code(act) if isinstance(act, nn.Module) else callable_code(act)
 
 
 def hold_act(owner: nn.Module, act: Act | None) -> None:
@@ -122,7 +136,7 @@ def parameters_made(module: nn.Module) -> Iterator[nn.Parameter]:
 def module_code(module: Any) -> str:
     """Python that makes a module again, with fresh weights; its own repr where that cannot be worked out."""
     if isinstance(module, Wrapped):
-        return describe(module.fn)
+        return callable_code(module.fn)
     if isinstance(module, Layer) and type(module).code is not Layer.code:
         return module.code()
     name = type(module).__name__
@@ -131,6 +145,8 @@ def module_code(module: Any) -> str:
     if isinstance(module, (nn.Sequential, nn.ModuleList)):
         return f"{name}({', '.join(module_code(m) for m in module)})"
     args = []
+    if isinstance(module, nn.RNNBase):
+        return f"nn.{module!r}"
     for parameter in list(inspect.signature(type(module).__init__).parameters.values())[1:]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) or parameter.name in ("device", "dtype"):
             continue
@@ -139,7 +155,7 @@ def module_code(module: Any) -> str:
         if held is missing and parameter.default is not parameter.empty:
             continue
         if held is missing or isinstance(held, nn.Module):
-            return repr(module).replace("\n", " ")
+            return " ".join(repr(module).split())
         if parameter.name == "bias" and (held is None or isinstance(held, Tensor)):
             held = held is not None
         if parameter.name == "num_features" and getattr(module, "_inferred", False):

@@ -57,6 +57,7 @@ class Dense(Layer, nn.Linear):
             self.in_features, self.out_features = ..., out_features  # type: ignore[assignment]
             self.register_parameter("weight", None)
             self.register_parameter("bias", None)
+            self._wait()
         else:
             super().__init__(in_features, out_features, bias=bias)
         hold_act(self, act)
@@ -78,6 +79,7 @@ class Dense(Layer, nn.Linear):
             raise OpenChainError(f"needs the last dimension of what arrives, {show(value.shape)}")
         fresh = nn.Linear(width, self.out_features, bias=self._options["bias"])
         self.in_features, self.weight, self.bias = width, fresh.weight, fresh.bias
+        self._close()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.act is None:
@@ -174,6 +176,7 @@ class Conv(Layer, nn.modules.conv._ConvNd):
             self.in_channels = ...  # type: ignore[assignment]
             self.register_parameter("weight", None)
             self.register_parameter("bias", None)
+            self._wait()
         # the features of a convolution are on axis 1, those of softmax by itself on the last one
         hold_act(self, functools.partial(softmax, axis=-1 - self.dims) if softmax_ends(act) else act)
         self.source = caller()
@@ -198,6 +201,7 @@ class Conv(Layer, nn.modules.conv._ConvNd):
         options = {k: v for k, v in self._options.items() if k != "inferred"}
         fresh = self._torch(width, self.out_channels, **options)
         self.in_channels, self.weight, self.bias = width, fresh.weight, fresh.bias
+        self._close()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.act is None:
@@ -265,6 +269,7 @@ class BatchNorm(Layer, nn.modules.batchnorm._BatchNorm):
                 self._parameters[name] = None
             for name in self._buffers:
                 self._buffers[name] = None
+            self._wait()
         self.source = caller()
 
     _width_name = "num_features"
@@ -285,6 +290,7 @@ class BatchNorm(Layer, nn.modules.batchnorm._BatchNorm):
         self._parameters.update(fresh._parameters)
         self._buffers.update(fresh._buffers)
         self.num_features = width
+        self._close()
 
     def _check_input_dim(self, x: Tensor) -> None:
         if x.dim() < 2:
@@ -308,6 +314,7 @@ class LayerNorm(Layer, nn.LayerNorm):
             self.normalized_shape: Any = ...
             for name in self._parameters:
                 self._parameters[name] = None
+            self._wait()
         self.source = caller()
 
     _width_name = "normalized_shape"
@@ -328,6 +335,7 @@ class LayerNorm(Layer, nn.LayerNorm):
         fresh = nn.LayerNorm(width, eps=o["eps"], elementwise_affine=o["affine"], bias=o["bias"])
         self._parameters.update(fresh._parameters)
         self.normalized_shape = (width,)
+        self._close()
 
     def code(self) -> str:
         o = self._options

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .connection import Connections, hold
-from .errors import ChainError, caller
+from .connection import hold
+from .errors import ChainError, ShapeError, caller
 from .layer import Layer, parameters_made
-from .merges import Merge, Misfit, as_merge
-from .spine import adopt
+from .merges import Gate, Merge, Misfit, as_merge
+from .spine import Spine, adopt
 from .value import UNKNOWN, Form, Value
 
 
@@ -44,10 +44,8 @@ class Parallel(Layer, nn.Module):
         if not branches:
             raise ChainError(f"Parallel needs at least one branch ({self.source})")
         self._recipe = as_merge(merge)
-        if merge == "gate":
-            raise ChainError(
-                f'Parallel: "gate" weighs a branch against a shortcut; use Skip(merge="gate") ({self.source})'
-            )
+        if isinstance(self._recipe, Gate):
+            raise ChainError(f"Parallel ({self.source}): gate weighs a branch against a shortcut; use Skip")
         for i, branch in enumerate(branches):
             module = adopt(branch, f"branch {i} of Parallel ({self.source})")
             if any(module is m for m in self._modules.values()) and next(parameters_made(module), None) is not None:
@@ -55,6 +53,7 @@ class Parallel(Layer, nn.Module):
                     f"branches of Parallel ({self.source}) are the same object, so they would share weights"
                 )
             self._modules[str(i)] = module
+        self._joiner: Any = self._recipe
         self.merge = hold(None if isinstance(self._recipe, Merge) else self._recipe)
         plan = self._settle(UNKNOWN, True)
         if plan.problems:
@@ -67,24 +66,16 @@ class Parallel(Layer, nn.Module):
     def _settle(self, value: Value, close: bool, strict: bool = True, refit: bool = False) -> Branches:
         from .chain import Chain
 
-        result = Branches()
-        ends = []
-        for i, branch in enumerate(self.branches):
-            chain = branch if isinstance(branch, Chain) else _alone(branch)
-            sub = chain._settle(value, close, strict, refit)
-            result.subs.append(sub)
-            result.problems += [f"branch {i}: {p}" for p in sub.problems]
-            result.open += [f"branch {i}: {reason}" for reason in sub.open]
-            result.complete = result.complete and sub.complete
-            result.misfits += sub.misfits
-            if not value and sub.input.sizes:
-                value = sub.input.value
-            ends.append(sub.take_result())
-        result.input = value.form
-        if result.problems:
-            return result
-        result.value = self._join(ends, result)
-        result.complete = result.complete and bool(result.value)
+        chains = [branch if isinstance(branch, Chain) else _alone(branch) for branch in self.branches]
+        subs = [chain._settle(value, close, strict, refit) for chain in chains]
+        if not value:
+            # what one branch says of its input holds for all
+            value = next((sub.input.value for sub in subs if sub.input.sizes), value)
+            subs = [chain._settle(value, close, strict, refit) for chain in chains] if value else subs
+        result = Branches(subs, value)
+        if not result.problems:
+            result.value = self._join([sub.take_result() for sub in subs], result)
+            result.complete = result.complete and bool(result.value)
         return result
 
     def _join(self, ends: list[Value], result: Branches) -> Value:
@@ -96,6 +87,11 @@ class Parallel(Layer, nn.Module):
                     recipe.check(joined, other)
                     if joined and other:
                         made: Any = recipe.make(joined, other)
+                        if isinstance(made, nn.Module):
+                            result.problems.append(
+                                f"Parallel ({self.source}): {recipe.word} weighs a branch against a shortcut; use Skip"
+                            )
+                            return joined
                         self._joiner = made if hasattr(made, "many") else recipe
                         trials = zip(joined.trials, other.trials, strict=False)
                         joined = joined.like([made(a, b) for a, b in trials])
@@ -105,8 +101,6 @@ class Parallel(Layer, nn.Module):
                 known = all(ends) and len({len(e.trials) for e in ends}) == 1
                 sets = zip(*(e.trials for e in ends), strict=True) if known else ()
                 joined = ends[0].like([self.merge(*s) for s in sets])
-            elif len(ends) == 1 or not joined:
-                self._joiner = getattr(self, "_joiner", recipe)
         except Misfit as misfit:
             result.problems.append(f"Parallel ({self.source}): {misfit.why}: give the branches equal shapes")
         return joined
@@ -115,6 +109,9 @@ class Parallel(Layer, nn.Module):
         values = [branch(x) for branch in self.branches]
         if self.merge is not None:
             return self.merge(*values)
+        if isinstance(self._joiner, Merge) and any(v.shape != values[0].shape for v in values):
+            shapes = ", ".join(str(tuple(v.shape)) for v in values)
+            raise ShapeError(f"Parallel ({self.source}): {self._joiner.word} needs equal shapes, and they are {shapes}")
         return values[0] if len(values) == 1 else self._joiner.many(values)
 
     def code(self) -> str:
@@ -129,14 +126,12 @@ class Parallel(Layer, nn.Module):
 class Branches:
     """What a Parallel tells the plan around it."""
 
-    def __init__(self) -> None:
-        self.subs: list[Any] = []
-        self.problems: list[str] = []
-        self.open: list[str] = []
-        self.misfits: list[tuple[Any, str]] = []
-        self.complete = True
-        self.input = Form()
-        self.value = UNKNOWN
+    def __init__(self, subs: list[Any], value: Value) -> None:
+        self.subs, self.input, self.value = subs, value.form, UNKNOWN
+        self.problems = [f"branch {i}: {p}" for i, sub in enumerate(subs) for p in sub.problems]
+        self.open = [f"branch {i}: {reason}" for i, sub in enumerate(subs) for reason in sub.open]
+        self.misfits: list[tuple[Any, str]] = [m for sub in subs for m in sub.misfits]
+        self.complete = all(sub.complete for sub in subs)
 
     @property
     def output(self) -> Form:
@@ -152,9 +147,7 @@ def _alone(branch: nn.Module) -> Any:
     from .chain import Chain
 
     chain = Chain.__new__(Chain)
-    Chain.__mro__[1].__init__(chain, (), {})  # type: ignore[misc]
+    Spine.__init__(chain, (), {})
     chain._place(None, branch)
-    chain._wiring, chain._written, chain._form = (), (), Form()
-    chain.__dict__["_connections"] = Connections()
-    chain._open = ("",)
+    chain._begin((), UNKNOWN)
     return chain

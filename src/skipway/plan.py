@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import nn
 
 from .connection import Connection
@@ -18,8 +19,9 @@ from .graph import Edge, Graph, Node
 from .layer import Layer, module_code, parameters_made
 from .merges import Cat, Merge, Misfit, as_merge
 from .probe import NotATensor, ProbeError, expected, implied, layout_of, resized, run
+from .shortcut import Shortcut
 from .spine import unwrap
-from .value import UNKNOWN, Form, Value
+from .value import UNKNOWN, Form, Layout, Value
 from .wrap import describe
 
 
@@ -41,6 +43,11 @@ class Plan(Graph):
     refit:
         make layers anew whose width was written ``...`` and turns out to be another: a nested chain closes by itself,
         and then the chain around it may widen what arrives there.
+
+    remake:
+        make shortcuts anew that no longer fit, where they are recipes: a layer was put in the place of another.
+    watch:
+        names of values to be told about in ``overwritten`` if a later layer changes them in place.
 
     Attributes
     ----------
@@ -65,16 +72,21 @@ class Plan(Graph):
         opened: Iterable[str] = (),
         strict: bool = True,
         refit: bool = False,
+        remake: bool = False,
+        watch: Iterable[str] = (),
     ) -> None:
-        super().__init__(chain, opened)
-        self.close, self.strict, self.refit = close, strict, refit
+        super().__init__(chain, opened, check=close)
+        self.close, self.strict, self.refit, self.remake = close, strict, refit, remake
+        self.structural = bool(self.problems)
+        self.watch = {self.names[name] for name in watch}
+        self.overwritten: set[int] = set()
         self.misfits: list[tuple[Any, str]] = []
         self.open: list[str] = []
         self.complete = True
         self._values: list[Value] = []
         self._arrivals: list[Value] = []
         self._versions: list[tuple[int, ...]] = []
-        if not self.problems:
+        if not self.structural:
             self._infer(value)
         self._result = self._values[-1] if self._values else UNKNOWN
         # only shapes are kept: a plan that holds tensors would hold them on the chain
@@ -96,9 +108,9 @@ class Plan(Graph):
         return [edge for node in self.nodes for edge in node.edges]
 
     def check(self) -> None:
-        """Raise all problems as one ``ShapeError``."""
+        """Raise all problems as one error: a ``ShapeError`` where they are about shapes."""
         if self.problems:
-            raise ShapeError(report(self.problems, self.chain.source))
+            raise (ChainError if self.structural else ShapeError)(report(self.problems, self.chain.source))
 
     def take_result(self) -> Value:
         """The last value with its tensors, for the plan around this one; once."""
@@ -108,11 +120,16 @@ class Plan(Graph):
     # -- the dry run ---------------------------------------------------------------------------------------------------
 
     def _infer(self, value: Value) -> None:
+        # parameters made in inference mode could never be trained
+        with torch.inference_mode(False):
+            self._walk(value)
+
+    def _walk(self, value: Value) -> None:
         layout = value.layout
         if value and layout is None and value.trials[0].dim() > 2:
             layout = self._layout_ahead()
         self._keep(self.nodes[0], Value(value.trials, layout), UNKNOWN)
-        live: set[int] = {0} if self.nodes[0].leaves else set()
+        live: set[int] = {0} if self.nodes[0].leaves or 0 in self.watch else set()
         for node in self.nodes[1:]:
             arrival = self._layer(node, self._values[-1]) if node.layer is not None else self._values[-1]
             self._tapped_unchanged(node, live)
@@ -120,8 +137,8 @@ class Plan(Graph):
             for edge in node.edges:
                 result = self._merge(edge, node, result)
             self._keep(node, result, arrival)
-            live = {i for i in live if self.nodes[i].last_reader > node.index}
-            if node.leaves:
+            live = {i for i in live if i in self.watch or self.nodes[i].last_reader > node.index}
+            if node.leaves or node.index in self.watch:
                 live.add(node.index)
         self.complete = self.complete and all(self._values)
         for node, value, arrival in zip(self.nodes, self._values, self._arrivals, strict=True):
@@ -140,8 +157,12 @@ class Plan(Graph):
         self._arrivals.append(arrival)
         self._versions.append(tuple(t._version for t in value.trials))
 
+    def _place(self, source: str) -> str:
+        """Where something was written, unless it is where the chain was: the head of the report says that."""
+        return f" ({source})" if source != self.chain.source else ""
+
     def _at(self, node: Node) -> str:
-        return f"layer {node.name!r} = {describe_layer(node.layer)} ({node.source})"
+        return f"layer {node.name!r} = {describe_layer(node.layer)}{self._place(node.source)}"
 
     def _layer(self, node: Node, arriving: Value) -> Value:
         layer, before = node.layer, self.nodes[node.index - 1]
@@ -152,6 +173,13 @@ class Plan(Graph):
         if not arriving:
             arriving = self._imply(before, implied(layer))
         if isinstance(layer, Layer) and layer.is_open and not self._build(node, layer, arriving):
+            return UNKNOWN
+        hidden = None if isinstance(layer, Layer) else next((m for m in layer.modules() if is_open(m)), None)
+        if hidden is not None:
+            self.problems.append(
+                f"{self._at(node)} holds {module_code(hidden)}, which cannot see there what arrives: write its width, "
+                f"or use Chain(...) in the place of {type(layer).__name__}(...)"
+            )
             return UNKNOWN
         asked = expected(layer)
         if arriving and asked is not None:
@@ -174,9 +202,7 @@ class Plan(Graph):
             return UNKNOWN
         node.mutates = versions != [t._version for t in arriving.trials]
         layout = layout_of(layer)
-        if layout is None and trials and trials[0].dim() == arriving.trials[0].dim():
-            layout = arriving.layout
-        return Value(trials, layout)
+        return Value(trials, layout or kept_layout(arriving, trials))
 
     def _composite(self, node: Node, settle: Any, arriving: Value) -> Value:
         """A nested chain or a Parallel: it plans itself."""
@@ -222,6 +248,7 @@ class Plan(Graph):
         except ChainError as error:
             self.problems.append(f"{self._at(node)} {error}")
             return False
+        layer.__dict__["_closed_by"] = self.chain._token
         follow(layer, self.chain)  # type: ignore[arg-type]
         return True
 
@@ -240,15 +267,19 @@ class Plan(Graph):
         if shape[axis] is not None:
             if isinstance(layer, Layer) and layer.inferred:
                 self.misfits.append((node.owner, node.key))
-                if self.refit and self._build(node, layer, arriving):
+                # only what the nested chain closed by itself a moment ago: weights in use are never made anew
+                fresh = layer.__dict__.get("_closed_by") == node.owner._token and not node.owner._used
+                if self.refit and fresh and self._build(node, layer, arriving):
                     return arriving
             got, arg = shape[axis], _explicit(layer, width)
             right = arg.replace(f"({width}", f"({got}", 1)
             dots = f" or {arg.replace(f'({width}', '(...', 1)}" if isinstance(layer, Layer) else ""
             what = "features" if axis == -1 else "channels"
+            inferred = isinstance(layer, Layer) and layer.inferred
+            fix = "build a new chain for this width, or give what this one was built for" if inferred else ""
             self.problems.append(
                 f"{self._at(node)} takes {width} {what} and gets {got} from {before.name!r} {arriving.form}"
-                f"{self._made_of(before)}" + (f": write {right}{dots}" if self.close else "")
+                f"{self._made_of(before)}: {fix or f'write {right}{dots}'}"
             )
         return resized(arriving, axis, width)
 
@@ -259,7 +290,8 @@ class Plan(Graph):
             return ""
         parts = [f"{self._arrivals[node.index].width} of the branch"]
         parts += [
-            f"{self._values[e.start].width} by the shortcut {e.shortcut.label!r} ({e.shortcut.source})" for e in cats
+            f"{self._values[e.start].width} by the shortcut {e.shortcut.label!r}{self._place(e.shortcut.source)}"
+            for e in cats
         ]
         return f", {' + '.join(parts)}"
 
@@ -269,6 +301,8 @@ class Plan(Graph):
             if now == self._versions[i]:
                 continue
             self._versions[i] = now
+            if i in self.watch:
+                self.overwritten.add(i)
             readers = [e.name for e in self.nodes[i].leaves if e.end >= node.index]
             if readers:
                 names = " and ".join(repr(r) for r in readers)
@@ -285,10 +319,13 @@ class Plan(Graph):
         merge = as_merge(shortcut.merge)
         keeps = isinstance(merge, Merge) and not isinstance(merge, Cat)
         known = edge.connection
+        if known is not None and self.remake and not self._still_fits(known, shortcut, value, branch):
+            known = None
         connection = known or Connection(shortcut)
-        where = f"shortcut {shortcut.label!r} ({shortcut.source})"
+        where = f"shortcut {shortcut.label!r}{self._place(shortcut.source)}"
         ends = (
-            f"\n       from {start.name!r} {value.form} ({start.source}) to {node.name!r} {branch.form} ({node.source})"
+            f"\n    from {start.name!r} {value.form}{self._place(start.source)}"
+            f" to {node.name!r} {branch.form}{self._place(node.source)}"
         )
         guarded = [v for v in (value, branch) if v]
         versions = [t._version for v in guarded for t in v.trials]
@@ -299,13 +336,14 @@ class Plan(Graph):
             brought = self._along(connection.path, value)
             if isinstance(merge, Merge):
                 merge.check(branch, brought)
+            connection.check_gains(branch, brought)
             if known is None:
                 connection.make_gains(shortcut, branch, brought)
                 connection.make_merge(shortcut, branch, brought)
                 follow(connection, node.owner)
             result = self._meet(connection, branch, brought)
         except Misfit as misfit:
-            self.problems.append(f"{where}: {misfit.why}{ends}\n       fix: {misfit.fix}")
+            self.problems.append(f"{where}: {misfit.why}{ends}\n    fix: {misfit.fix}")
             return branch
         except OpenChainError as error:
             self.open.append(f"{where}: {error}")
@@ -330,14 +368,25 @@ class Plan(Graph):
                 edge.owner._register_connection(shortcut, connection)
         return result
 
+    def _still_fits(self, known: Connection, shortcut: Shortcut, value: Value, branch: Value) -> bool:
+        """Whether a connection made for other layers works between these values."""
+        merge = as_merge(shortcut.merge)
+        try:
+            brought = self._along(known.path, value)
+            if isinstance(merge, Merge):
+                merge.check(branch, brought)
+            known.check_gains(branch, brought)
+            self._meet(known, branch, brought)
+        except (Misfit, ProbeError):
+            return False
+        return True
+
     def _along(self, path: Any, value: Value) -> Value:
         if path is None:
             return value
         trials = run(path, value)
         layout = layout_of(path)
-        if layout is None and trials and trials[0].dim() == value.trials[0].dim():
-            layout = value.layout
-        return Value(trials, layout)
+        return Value(trials, layout or kept_layout(value, trials))
 
     def _meet(self, connection: Connection, branch: Value, brought: Value) -> Value:
         trials = run(connection.merge, branch, brought)
@@ -349,9 +398,20 @@ class Plan(Graph):
         return merged
 
 
+def kept_layout(value: Value, trials: tuple[torch.Tensor, ...]) -> Layout | None:
+    """The layout after something that says nothing of its own: kept where as many features lie on the same axis."""
+    after = Value(trials, value.layout)
+    same_rank = bool(trials) and trials[0].dim() == value.trials[0].dim()
+    return value.layout if same_rank and (len(trials[0].shape) == 2 or after.width == value.width) else None
+
+
 def _explicit(layer: Any, width: int) -> str:
     """The code of a layer with its width as a number, also where it was written ``...``."""
     return module_code(layer).replace("(...", f"({width}", 1) if isinstance(layer, Layer) else module_code(layer)
+
+
+def is_open(module: nn.Module) -> bool:
+    return isinstance(module, Layer) and module.is_open
 
 
 def follow(module: nn.Module, chain: nn.Module) -> None:
@@ -370,8 +430,8 @@ def follow(module: nn.Module, chain: nn.Module) -> None:
 def report(problems: list[str], source: str) -> str:
     """All problems of a chain as one message."""
     if len(problems) == 1:
-        return f"this chain ({source}) cannot work: {problems[0]}"
-    lines = [f"  {i}. {p}" for i, p in enumerate(problems, 1)]
+        return f"this chain ({source}) cannot work:\n  {problems[0]}"
+    lines = [f"  {i}. " + p.replace("\n", "\n   ") for i, p in enumerate(problems, 1)]
     return "\n".join([f"this chain ({source}) cannot work, for {len(problems)} reasons:", *lines])
 
 

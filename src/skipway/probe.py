@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
-from .errors import ChainError
+from .errors import SkipwayError
 from .layer import parameters_made
 from .layers import _Pool
 from .value import BATCH, Layout, Value
@@ -51,8 +51,12 @@ class NotATensor(ProbeError):
 @contextmanager
 def _asleep(module: nn.Module) -> Iterator[None]:
     """The module in eval mode, without hooks; as it was afterwards."""
-    modes, hooks = [], []
+    modes, hooks, marked = [], [], []
     for m in module.modules():
+        if isinstance(m, _M.dropout._DropoutNd) and m.inplace:
+            # in place only in training, which the dry run is not: let it show all the same
+            m.__dict__["forward"] = _changed
+            marked.append(m)
         modes.append((m, m.training))
         m.training = False
         for name in _HOOKS:
@@ -63,10 +67,17 @@ def _asleep(module: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
+        for m in marked:
+            del m.__dict__["forward"]
         for m, mode in modes:
             m.training = mode
         for m, name, held in hooks:
             m.__dict__[name] = held
+
+
+def _changed(x: Tensor) -> Tensor:
+    increment_version(x)
+    return x
 
 
 def _own(fn: Any) -> bool:
@@ -170,7 +181,7 @@ def run_once(fn: Callable[..., Any], *args: Tensor) -> Tensor:
                     raise
                 except Exception as error:
                     first = first or error
-            if isinstance(first, ChainError):
+            if isinstance(first, SkipwayError):
                 raise ProbeError(str(first)) from None
             raise ProbeError(f"{type(first).__name__}: {str(first).strip().splitlines()[0]}") from None
     finally:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from .errors import ChainError, caller
 from .gains import Drop, Learned, as_drop, as_scale
 from .layer import module_code
-from .merges import Merge, as_merge
-from .paths import Path, as_path
-from .wrap import describe
+from .merges import MERGES, Merge, Mul, as_merge
+from .paths import PATHS, Path, as_path
+from .wrap import callable_code
 
 End = int | str
 
@@ -89,10 +89,11 @@ class Shortcut:
             raise ChainError(f"{where}: act must be callable, such as relu, not {self.act!r}")
         if self.tap not in ("state", "branch"):
             raise ChainError(f'{where}: tap is "state" or "branch", not {self.tap!r}')
-        if drop.p and (self.path_scale == 0 or self.merge == "mul"):
+        product = isinstance(as_merge(self.merge), Mul)
+        if drop.p and (self.path_scale == 0 or product):
             raise ChainError(
                 f"{where}: drop={drop.p} would drop the only path, since "
-                + ("a dropped branch makes the product zero" if self.merge == "mul" else "path_scale=0")
+                + ("a dropped branch makes the product zero" if product else "path_scale=0")
                 + ": leave drop out"
             )
         if not isinstance(self.name, str) or "." in self.name:
@@ -123,10 +124,14 @@ class Shortcut:
 
 def value_code(value: Any) -> str:
     """Python for a field of a shortcut: words and recipes as they are, callables by name."""
+    if isinstance(value, (Merge, Path)):
+        word = next((word for word, recipe in (*MERGES.items(), *PATHS.items()) if recipe == value), None)
+        if word is not None:
+            return repr(word)
     if isinstance(value, (Merge, Path, Drop, Learned)):
         held = [(f.name, getattr(value, f.name), f.default) for f in fields(value)]
         shown = [f"{name}={value_code(v)}" for name, v, default in held if v != default]
         return f"{type(value).__name__}({', '.join(shown)})"
     if isinstance(value, (str, int, float)) or value is None:
         return repr(value)
-    return module_code(value) if isinstance(value, nn.Module) else describe(value)
+    return module_code(value) if isinstance(value, nn.Module) else callable_code(value)

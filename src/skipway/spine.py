@@ -19,6 +19,11 @@ def adopt(layer: Any, where: str) -> nn.Module:
     parameters in a plain list.
     """
     if isinstance(layer, nn.Module):
+        if isinstance(layer, nn.modules.lazy.LazyModuleMixin) and layer.has_uninitialized_params():
+            raise ChainError(
+                f"{where}: {type(layer).__name__} makes its parameters in the first forward, too late for an optimizer "
+                f"made before: write Dense(..., width), Conv(..., width, kernel) or BatchNorm()"
+            )
         ours = type(layer).__module__.split(".")[0] in ("torch", "skipway")
         hidden = None if ours else hidden_state(layer)
         if hidden is not None:
@@ -55,6 +60,8 @@ class Spine(nn.Module):
             self._place(name, layer)
 
     def _place(self, name: str | None, layer: Any) -> None:
+        if name == str(len(self._keys)):
+            name = None  # its position is the name it would have anyway
         key = self._check_name(name) if name is not None else str(len(self._keys))
         if key in self._keys:
             raise ChainError(f"two layers are named {key!r} ({self.source}): give one of them another name")

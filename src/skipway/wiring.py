@@ -11,11 +11,12 @@ Write your own as a plain function ``n -> list of Shortcut``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from typing import Any
 
 from torch import nn
 
-from .errors import ChainError, caller
+from .errors import ChainError, caller, nearest
 from .merges import Cat
 from .shortcut import Shortcut, value_code
 
@@ -42,6 +43,11 @@ class Pattern:
                     f"shortcuts: list them, [Shortcut(i, i + 1, {key}=...) for i in range(n)], with a new module for "
                     f"each, use a recipe such as Project(), or share on purpose with tie(...)"
                 )
+        known = [f.name for f in fields(Shortcut)[2:] if f.name not in ("name", "source")]
+        for key in options:
+            if key not in known:
+                name = call.split("(")[0]
+                raise ChainError(f"{name}: shortcuts have no option {key!r} ({self.source}): {nearest(key, known)}")
         Shortcut(0, 1, **options, source=self.source)  # a misspelt option fails here, where it was written
 
     def __call__(self, n: int) -> list[Shortcut]:
@@ -96,6 +102,10 @@ def resolve(wiring: Any, n: int) -> list[Shortcut]:
         fix = "a list: wiring=[Shortcut(...)]" if isinstance(wiring, Shortcut) else f"a pattern: {wiring}(...)"
         raise ChainError(
             f"wiring= takes a pattern such as every(1), or a list of Shortcut, not {wiring!r}: write {fix}"
+        )
+    if callable(wiring) and wiring in PATTERNS:
+        raise ChainError(
+            f"wiring= takes a pattern for this chain, and {wiring.__name__} makes one: {wiring.__name__}()"
         )
     try:
         made = list(wiring(n) if callable(wiring) else wiring)
@@ -196,3 +206,6 @@ def from_input(*, output: bool = True, **options: Any) -> Pattern:
     """
     call = "from_input()" if output else "from_input(output=False)"
     return Pattern(call, lambda n: [(0, b) for b in range(1, n + bool(output))], options)
+
+
+PATTERNS = (every, sliding, dense, log2, unet, from_input)

@@ -7,6 +7,8 @@ registered safely is refused by name.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dis
 import functools
 import types
@@ -60,6 +62,8 @@ def _parts(holder: Any) -> Iterator[tuple[str, Any, Slot]]:
                 yield name, cell.cell_contents, Slot(cell, None, "cell")
             except ValueError:  # a name that is not bound yet
                 continue
+        for key, value in holder.__dict__.items():
+            yield key, value, Slot(holder.__dict__, key, "item")
         for i, default in enumerate(holder.__defaults__ or ()):
             yield f"default{i}", default, Slot(holder, i, "fixed")
         for key, default in (holder.__kwdefaults__ or {}).items():
@@ -83,7 +87,8 @@ def _parts(holder: Any) -> Iterator[tuple[str, Any, Slot]]:
                 yield name, getattr(holder, name), Slot(holder, name, "attr")
 
 
-def _is_leaf(thing: Any) -> bool:
+def is_leaf(thing: Any) -> bool:
+    """Whether a thing can hold nothing of ours: plain data, and what torch and numpy define."""
     if isinstance(thing, (*_OPAQUE, types.BuiltinFunctionType)):
         return True
     module = type(thing).__module__ or ""
@@ -92,7 +97,7 @@ def _is_leaf(thing: Any) -> bool:
     return module.split(".")[0] in ("torch", "numpy")
 
 
-def _globals_named(fn: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
+def _globals_named(fn: types.FunctionType) -> Iterator[tuple[str, Any]]:
     """The globals a function reads, also in the functions written inside it."""
     pending, known = [fn.__code__], fn.__globals__
     while pending:
@@ -103,25 +108,100 @@ def _globals_named(fn: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
                 yield instruction.argval, known[instruction.argval]
 
 
+def _trainable(thing: Any) -> bool:
+    """Whether leaving a thing unregistered would leave something untrained."""
+    if isinstance(thing, nn.Module):
+        return any(p is not None for m in thing.modules() for p in m._parameters.values())
+    return isinstance(thing, Tensor) and thing.requires_grad
+
+
+def _refuse_outside(fn: types.FunctionType, trail: str, seen: set[int]) -> None:
+    """Refuse parameters that the code of a function reaches through globals."""
+    for key, value in _globals_named(fn):
+        out: list[tuple[str, Any, Slot]] = []
+        if isinstance(value, (nn.Module, Tensor)):
+            out = [(key, value, Slot(None, key, "fixed"))]
+        elif isinstance(value, types.FunctionType):
+            if value.__module__ == fn.__module__:
+                _find(value, key, seen, out, f"{trail} -> {key}()")
+        elif not is_leaf(value) and (isinstance(value, (dict, list, tuple, set)) or hasattr(value, "__dict__")):
+            with contextlib.suppress(ChainError):  # what an unrelated object reads is not this layer's business
+                _find(value, key, set(), out, trail)
+        for name, thing, _ in out:
+            if _trainable(thing):
+                raise ChainError(
+                    f"{trail} reads the global {name!r}, a {type(thing).__name__}: a chain could not keep it trained "
+                    f"or move it. Make it an attribute of a callable class or of an nn.Module, or close over it."
+                )
+
+
+def _refuse_on_class(thing: Any, trail: str) -> None:
+    """Refuse parameters on a class: all its objects would share them, and none could move them."""
+    for klass in type(thing).__mro__[:-1]:
+        for key, value in vars(klass).items():
+            if isinstance(value, (nn.Module, Tensor)) and _trainable(value):
+                raise ChainError(
+                    f"{trail} finds {key!r}, a {type(value).__name__}, on the class {klass.__name__}, where all its "
+                    f"objects would share it: make it an attribute of the object, in __init__"
+                )
+
+
 def _find(thing: Any, name: str, seen: set[int], out: list[tuple[str, Any, Slot]], trail: str) -> None:
+    """Collect the tensors and modules that a callable or container holds, at any depth."""
     if id(thing) in seen:
         return
     seen.add(id(thing))
-    if isinstance(thing, types.FunctionType) and not _is_leaf(thing):
-        for key, value in _globals_named(thing):
-            if isinstance(value, (nn.Module, nn.Parameter)) or (isinstance(value, Tensor) and value.requires_grad):
-                raise ChainError(
-                    f"{trail} reads the global {key!r}, a {type(value).__name__}: a chain could not keep it trained or "
-                    f"move it. Make it an attribute of a callable class or of an nn.Module, or close over it."
-                )
-            if isinstance(value, types.FunctionType) and value.__module__ == thing.__module__:
-                _find(value, name, seen, out, f"{trail} -> {key}()")
+    code = thing
+    if isinstance(thing, types.MethodType):
+        code = thing.__func__
+    elif not isinstance(thing, (types.FunctionType, functools.partial, dict, list, tuple, set, frozenset)):
+        _refuse_on_class(thing, trail)
+        code = next((vars(k)["__call__"] for k in type(thing).__mro__ if "__call__" in vars(k)), None)
+    if isinstance(code, types.FunctionType) and not is_leaf(code):
+        _refuse_outside(code, trail, seen)
     for key, value, slot in _parts(thing):
         full = f"{name}.{key}" if name else key
         if isinstance(value, (Tensor, nn.Module)):
             out.append((full, value, slot))
-        elif not _is_leaf(value):
+        elif not is_leaf(value):
             _find(value, full, seen, out, trail)
+
+
+def _functions(thing: Any, seen: dict[int, types.FunctionType]) -> None:
+    """Collect the functions inside a callable that have a closure or defaults."""
+    if id(thing) in seen or is_leaf(thing) or isinstance(thing, (Tensor, nn.Module)):
+        return
+    seen[id(thing)] = thing
+    for _, value, _ in _parts(thing):
+        _functions(value, seen)
+
+
+def copied(fn: Any, memo: dict[int, Any]) -> Any:
+    """A deep copy of a callable, with closures over tensors and modules of its own.
+
+    ``copy.deepcopy`` takes functions as they are, so a copied layer would go on computing with the original's weights.
+    """
+    seen: dict[int, Any] = {}
+    _functions(fn, seen)
+    twins = []
+    for function in [f for f in seen.values() if isinstance(f, types.FunctionType)]:
+        out: list[tuple[str, Any, Slot]] = []
+        _find(function, "", set(), out, describe(function))
+        if not out:
+            continue
+        cells = tuple(types.CellType() for _ in function.__closure__ or ())
+        twin = types.FunctionType(function.__code__, function.__globals__, function.__name__, None, cells or None)
+        twin.__dict__.update(function.__dict__)
+        twin.__module__, twin.__qualname__ = function.__module__, function.__qualname__
+        memo[id(function)] = twin
+        twins.append((function, twin))
+    for function, twin in twins:
+        for old, new in zip(function.__closure__ or (), twin.__closure__ or (), strict=True):
+            with contextlib.suppress(ValueError):  # a cell that was never filled
+                new.cell_contents = copy.deepcopy(old.cell_contents, memo)
+        twin.__defaults__ = copy.deepcopy(function.__defaults__, memo)
+        twin.__kwdefaults__ = copy.deepcopy(function.__kwdefaults__, memo)
+    return copy.deepcopy(fn, memo)
 
 
 class Wrapped(nn.Module):
@@ -226,6 +306,14 @@ class Wrapped(nn.Module):
             for slot, held in swapped:
                 slot.set(held)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Wrapped:
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        fn = copied(self.fn, memo)
+        state = {k: v for k, v in self.__getstate__().items() if k != "fn"}
+        twin.__setstate__({"fn": fn, **copy.deepcopy(state, memo)})
+        return twin
+
     def __getstate__(self) -> dict[str, Any]:
         # slots point into the callable itself: a copy finds its own
         return {**self.__dict__, "_slots": None}
@@ -246,6 +334,19 @@ def describe(fn: Any) -> str:
     if isinstance(fn, functools.partial):
         return f"partial({describe(fn.func)})"
     return str(getattr(fn, "__name__", None) or type(fn).__name__)
+
+
+def callable_code(fn: Any) -> str:
+    """Python for a callable: functions by the name they are imported under, objects by their own repr if any."""
+    from . import functional
+
+    name = getattr(fn, "__name__", "")
+    if not name:
+        return repr(fn) if type(fn).__repr__ is not object.__repr__ else f"<{type(fn).__name__}>"
+    for prefix, library in (("", functional), ("torch.", torch), ("F.", torch.nn.functional), ("nn.", nn)):
+        if name != "torch" and getattr(library, name, None) is fn:
+            return f"{prefix}{name}"
+    return name
 
 
 def hidden_state(module: nn.Module) -> tuple[str, Any] | None:

@@ -7,10 +7,8 @@ from typing import Any
 from torch import nn
 
 from skipway.layer import is_tied, module_code
-from skipway.shortcut import value_code
-from skipway.spine import identifier, unwrap
-from skipway.wiring import Pattern, Wirings
-from skipway.wrap import Wrapped
+from skipway.spine import identifier
+from skipway.wrap import Wrapped, callable_code
 
 
 def chain_code(chain: Any) -> str:
@@ -37,7 +35,7 @@ def layer_code(layer: nn.Module, tied: dict[int, str] | None = None) -> str:
 def _bare(layer: nn.Module, tied: dict[int, str]) -> str:
     if hasattr(layer, "wiring"):
         return _chain(layer, tied)
-    return module_code(unwrap(layer)) if not isinstance(layer, Wrapped) else value_code(layer.fn)
+    return callable_code(layer.fn) if isinstance(layer, Wrapped) else module_code(layer)
 
 
 def _chain(chain: Any, tied: dict[int, str], outermost: bool = False) -> str:
@@ -48,8 +46,10 @@ def _chain(chain: Any, tied: dict[int, str], outermost: bool = False) -> str:
     odd: list[str] = []
     for name, layer in zip(chain._names, chain.modules_in_order, strict=True):
         code = layer_code(layer, tied)
-        if name is None:
+        if name is None and not named and not odd:
             positional.append(code)
+        elif name is None:
+            odd.append(f"{str(len(positional) + len(named) + len(odd))!r}: {code}")
         elif identifier(name) and not odd:
             named.append(f"{name}={code}")
         else:
@@ -70,6 +70,6 @@ def _chain(chain: Any, tied: dict[int, str], outermost: bool = False) -> str:
 
 
 def _wiring(chain: Any) -> str:
-    if isinstance(chain._written, (Pattern, Wirings)):
-        return repr(chain._written)
+    if chain._pattern:
+        return str(chain._pattern)
     return f"[{', '.join(repr(s) for s in chain.wiring)}]"

@@ -1,0 +1,231 @@
+"""What a comparison measured: as a table, as plain data, as curves, as one sentence."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skipway.train.history import History
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: colours that people who see few colours can tell apart (Okabe and Ito), plain nets in grey first
+_GREYS = ("#555555", "#a0a0a0", "#c8a27a")
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_HEADS = ("net", "shortcuts", "parameters", "train loss", "test accuracy", "gradient first / last", "seconds")
+
+
+@dataclass
+class Run:
+    """One net trained under one seed.
+
+    ``gradient_at_start`` and ``gradient_at_end`` hold the norm of the loss's gradient for each weight, first layer
+    first. ``seconds`` is wall-clock time of the whole training, tests included. ``failed`` says why training broke off.
+    """
+
+    name: str
+    seed: int
+    parameters: int
+    shortcuts: int
+    history: History = field(default_factory=History)
+    seconds: float = 0.0
+    failed: str = ""
+    gradient_at_start: dict[str, float] = field(default_factory=dict)
+    gradient_at_end: dict[str, float] = field(default_factory=dict)
+
+    def last(self, column: str) -> float | None:
+        """The value of the last epoch; None where it was not measured or training failed.
+
+        >>> Run("a", 0, 1, 0, History([{"epoch": 1, "train_loss": 0.5}])).last("train_loss")
+        0.5
+        """
+        if self.failed or not len(self.history):
+            return None
+        value: float | None = self.history[-1][column]
+        return value
+
+
+@dataclass
+class Comparison:
+    """The runs of :func:`compare`, with its options.
+
+    ``chance`` is the accuracy of always giving the most frequent label of the test data, of ``test_rows`` rows.
+
+    >>> history = History([{"epoch": 1, "train_loss": 0.5, "test_accuracy": 0.75}])
+    >>> print(Comparison([Run("plain", 0, 38, 0, history, 2.0)]).table())
+    net    shortcuts  parameters  train loss  test accuracy  gradient first / last  seconds
+    plain          0          38       0.500         75.0 %                      -      2.0
+    """
+
+    runs: list[Run]
+    options: dict[str, Any] = field(default_factory=dict)
+    chance: float | None = None
+    test_rows: int | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the nets in order."""
+        return tuple(dict.fromkeys(run.name for run in self.runs))
+
+    def of(self, name: str) -> list[Run]:
+        """The runs of a net, a seed each."""
+        return [run for run in self.runs if run.name == name]
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The cells of the table, a row a net, after the row of the heads; means over seeds, with the range."""
+        made = [_HEADS]
+        for name in self.names:
+            runs = self.of(name)
+            losses, accuracies = (_spread(runs, column) for column in ("train_loss", "test_accuracy"))
+            broke = sum(bool(run.failed) for run in runs)
+            failed = f" ({broke} of {len(runs)} failed)" if 0 < broke < len(runs) else ""
+            made.append(
+                (
+                    name,
+                    str(runs[0].shortcuts),
+                    f"{runs[0].parameters:,}",
+                    "failed" if broke == len(runs) else _cell(losses, "{:.3f}") + failed,
+                    _cell([100 * a for a in accuracies], "{:.1f}", " %"),
+                    _ends(runs),
+                    f"{statistics.mean(run.seconds for run in runs):.1f}",
+                )
+            )
+        return made
+
+    def table(self) -> str:
+        """A line a net: loss and accuracy after the last epoch, gradients of the first and last weight before training."""
+        rows = self.rows()
+        widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADS))]
+        lines = [
+            "  ".join(
+                cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in rows
+        ]
+        return "\n".join(line.rstrip() for line in lines)
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def __rich__(self) -> Any:
+        from rich.table import Table
+
+        rows = self.rows()
+        table = Table()
+        for i, head in enumerate(rows[0]):
+            table.add_column(head, justify="right" if i else "left")
+        for row in rows[1:]:
+            table.add_row(*row)
+        return table
+
+    def conclusion(self) -> str:
+        """One sentence, computed: whether the nets with shortcuts do better than the best net without.
+
+        *Better* is: more of the test right under every seed than the other under any, by more than two standard errors
+        of a test of that size. Without nets of both kinds, or without a test, the sentence only ranks.
+        """
+        from skipway.study.verdict import verdict
+
+        return verdict(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything measured, as JSON has it: a number that is not finite is None."""
+        runs = [
+            {
+                "name": run.name,
+                "seed": run.seed,
+                "shortcuts": run.shortcuts,
+                "parameters": run.parameters,
+                "seconds": run.seconds,
+                "failed": run.failed or None,
+                "history": run.history.to_dict(),
+                "gradient_at_start": run.gradient_at_start,
+                "gradient_at_end": run.gradient_at_end,
+            }
+            for run in self.runs
+        ]
+        whole = {
+            "options": self.options,
+            "chance": self.chance,
+            "test_rows": self.test_rows,
+            "conclusion": self.conclusion(),
+            "runs": runs,
+        }
+        plain: dict[str, Any] = _plain(whole)
+        return plain
+
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """Training loss (on a log scale) and test accuracy over the epochs, a line a run; written to ``path`` if given.
+
+        The ending of ``path`` picks the format. No window is opened.
+        """
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
+
+        figure = Figure(figsize=(10, 4), layout="constrained")
+        panels = [("train_loss", "training loss"), ("test_accuracy", "test accuracy")]
+        for place, (column, title) in enumerate(panels, start=1):
+            axes = figure.add_subplot(1, 2, place)
+            for name, colour in self._colours().items():
+                for i, run in enumerate(self.of(name)):
+                    points = [(row["epoch"], row[column]) for row in run.history if row[column] is not None]
+                    if points:
+                        label = name if i == 0 else None
+                        axes.plot(*zip(*points, strict=True), color=colour, label=label, marker="o", markersize=3)
+            axes.set_xlabel("epoch")
+            axes.set_ylabel(title)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.grid(alpha=0.3)
+            if column == "train_loss" and axes.lines:
+                axes.set_yscale("log")
+            if column == "test_accuracy":
+                axes.set_ylim(0, 1)
+                if self.chance is not None:
+                    axes.axhline(self.chance, color="black", linestyle=":", linewidth=1, label="chance")
+            if axes.lines:
+                axes.legend()
+        if path is not None:
+            figure.savefig(path, dpi=150)
+        return figure
+
+    def _colours(self) -> dict[str, str]:
+        greys, colours = iter(_GREYS * len(self.runs)), iter(_COLOURS * len(self.runs))
+        return {name: next(colours if self.of(name)[0].shortcuts else greys) for name in self.names}
+
+
+def _spread(runs: list[Run], column: str) -> list[float]:
+    return [value for run in runs if (value := run.last(column)) is not None]
+
+
+def _cell(values: list[float], form: str, unit: str = "") -> str:
+    if not values:
+        return "-"
+    mean = form.format(statistics.mean(values))
+    if len(values) == 1:
+        return mean + unit
+    return f"{mean} ({form.format(min(values))}–{form.format(max(values))}){unit}"
+
+
+def _ends(runs: list[Run]) -> str:
+    """The gradient of the first and of the last weight before training, the geometric mean over seeds."""
+    pairs = [list(run.gradient_at_start.values()) for run in runs if run.gradient_at_start]
+    if not pairs:
+        return "-"
+    return " / ".join(_short(statistics.geometric_mean([p[at] for p in pairs]) if all(p[at] > 0 for p in pairs) else 0.0)
+                      for at in (0, -1))  # fmt: skip
+
+
+def _short(value: float) -> str:
+    return f"{value:.2g}" if value == 0 or 0.01 <= value < 1000 else f"{value:.0e}"
+
+
+def _plain(thing: Any) -> Any:
+    if isinstance(thing, dict):
+        return {k: _plain(v) for k, v in thing.items()}
+    if isinstance(thing, (list, tuple)):
+        return [_plain(v) for v in thing]
+    return None if isinstance(thing, float) and not math.isfinite(thing) else thing
