@@ -63,6 +63,7 @@ class Chain(Spine):
 
     def __init__(
         self,
+        /,
         *layers: Any,
         input: Sequence[int] | int | None = None,
         wiring: Wiring = (),
@@ -293,7 +294,7 @@ class Chain(Spine):
     def _position(self, k: int) -> str:
         n = len(self)
         if not -n - 1 <= k <= n:
-            raise ChainError(f"this chain has {n} layers, so its values are 0 to {n}: there is no value {k}")
+            raise ChainError(f"this chain has {n} layer{'s' * (n != 1)}, so its values are 0 to {n}: there is no {k}")
         k %= n + 1
         return "input" if k == 0 else self._keys[k - 1]
 
@@ -463,8 +464,11 @@ class Skip(Chain):
     torch.Size([2, 12])
     """
 
+    _options = ("input", "merge", "path", "act", "scale", "path_scale", "drop")
+
     def __init__(
         self,
+        /,
         *layers: Any,
         merge: str | Merge | Callable[..., Tensor] = "add",
         path: str | Path | Callable[..., Tensor] = "identity",

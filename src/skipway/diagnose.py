@@ -18,6 +18,8 @@ def explain(chain: Any, error: Exception, x: Any) -> None:
         raise ChainError(f"a chain takes one tensor, not a {type(x).__name__} ({chain.source})") from None
     if chain.is_open or not isinstance(x, Tensor) or isinstance(error, OpenChainError):
         return
+    if not isinstance(error, (RuntimeError, SkipwayError)):
+        return  # not torch's: what the code of a layer raised
     if not isinstance(error, SkipwayError):
         _device(chain, x)
         _precision(chain, error, x)

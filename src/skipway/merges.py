@@ -39,12 +39,8 @@ class Merge:
 
     def check(self, branch: Value, shortcut: Value) -> None:
         """Raise :class:`Misfit` where the two do not fit. Equal shapes, unless a merge says otherwise."""
-        if branch.shape is not None and shortcut.shape is not None and not may_equal(branch, shortcut):
-            raise Misfit(
-                f"{self.word} needs equal shapes, and the branch is {show(branch.shape)}, "
-                f"the shortcut {show(shortcut.shape)}",
-                _fix(branch, shortcut),
-            )
+        if clash(branch, shortcut):
+            raise Misfit(f"{self.word} needs equal shapes, and {_shown(branch, shortcut)}", _fix(branch, shortcut))
 
     def make(self, branch: Value, shortcut: Value) -> MergeFn:
         """The function or module that merges here. Parameters, if any, are created now."""
@@ -67,25 +63,36 @@ class Merge:
         return type(self).__name__.lower()
 
 
-def may_equal(a: Value, b: Value) -> bool:
-    """Whether two shapes can be equal: known dimensions agree."""
-    s, t = a.shape, b.shape
-    if s is None or t is None:
-        return True
-    return len(s) == len(t) and all(m is None or n is None or m == n for m, n in zip(s, t, strict=True))
+def clash(a: Value, b: Value, but: int | None = None) -> bool:
+    """Whether two shapes differ, but for one axis: at every size that is tried."""
+    if not a or len(a.trials) != len(b.trials):
+        return False
+
+    def sizes(t: Tensor) -> list[int]:
+        kept = list(t.shape[1:])
+        if but is not None and -len(kept) <= but:
+            del kept[but]
+        return kept
+
+    return all(s.dim() != t.dim() or sizes(s) != sizes(t) for s, t in zip(a.trials, b.trials, strict=True))
+
+
+def _shown(branch: Value, shortcut: Value) -> str:
+    """Both shapes; where the size is not known, as they come out for the first size that is tried."""
+    b, s = tuple(branch.trials[0].shape[1:]), tuple(shortcut.trials[0].shape[1:])
+    tried = ", for instance" if len(branch.trials) > 1 and b != branch.shape else ""
+    return f"the branch is {show(b)}, the shortcut {show(s)}{tried}"
 
 
 def _fix(branch: Value, shortcut: Value) -> str:
-    b, s = branch.shape, shortcut.shape
-    assert b is not None
-    assert s is not None
+    b, s = tuple(branch.trials[0].shape[1:]), tuple(shortcut.trials[0].shape[1:])
     if len(b) != len(s):
         return 'give both the same number of dimensions, or bring the shortcut there with path="project" or a module'
     axis = branch.axis if branch.axis is not None else shortcut.axis
     size = [i for i in range(len(b)) if i - len(b) != axis and b[i] != s[i]]
     if not size:
         return 'add path="project"'
-    known = [(m, n) for m, n in ((b[i], s[i]) for i in size) if m is not None and n is not None]
+    known = [(b[i], s[i]) for i in size]
     if known and all(n >= m and -(-n // max(1, round(n / m))) == m for m, n in known):
         return 'add path="project" (a strided one follows from the two shapes)'
     if known and all(n > m for m, n in known):
@@ -188,7 +195,7 @@ class Cat(Merge):
             raise Misfit(
                 "cat cannot tell the feature axis: the branch has its features "
                 f"on the {'last axis' if branch.axis == -1 else 'axis 1'}, the shortcut on the other",
-                "say merge=Cat(axis=1) or merge=Cat(axis=-1), imported from skipway.merges",
+                "say merge=Cat(axis=1) or merge=Cat(axis=-1), imported from skipway",
             )
         return next(iter(known), None)
 
@@ -205,20 +212,17 @@ class Cat(Merge):
         return branch.like(out)
 
     def check(self, branch: Value, shortcut: Value) -> None:
-        b, s = branch.shape, shortcut.shape
         axis = self._axis(branch, shortcut)
-        if b is None or s is None:
+        if not branch or not shortcut:
             return
         if axis is None:
             raise Misfit(
-                f"cat cannot tell the feature axis of {show(b)}",
-                "say merge=Cat(axis=1) or merge=Cat(axis=-1), imported from skipway.merges",
+                f"cat cannot tell the feature axis of {show(branch.shape)}",
+                "say merge=Cat(axis=1) or merge=Cat(axis=-1), imported from skipway",
             )
-        rest = [(m, n) for i, (m, n) in enumerate(zip(b, s, strict=False)) if i - len(b) != axis]
-        if len(b) != len(s) or any(m is not None and n is not None and m != n for m, n in rest):
+        if clash(branch, shortcut, but=axis):
             raise Misfit(
-                f"cat needs equal shapes but for the features, and the branch is {show(b)}, the shortcut {show(s)}",
-                _fix(branch, shortcut),
+                f"cat needs equal shapes but for the features, and {_shown(branch, shortcut)}", _fix(branch, shortcut)
             )
 
     def make(self, branch: Value, shortcut: Value) -> MergeFn:

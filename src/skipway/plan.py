@@ -18,6 +18,7 @@ from .functional import softmax
 from .graph import Edge, Graph, Node
 from .layer import Layer, module_code, parameters_made
 from .merges import Cat, Merge, Misfit, as_merge
+from .paths import Path, as_path
 from .probe import NotATensor, ProbeError, expected, implied, layout_of, resized, run
 from .shortcut import Shortcut
 from .spine import unwrap
@@ -80,6 +81,7 @@ class Plan(Graph):
         self.structural = bool(self.problems)
         self.watch = {self.names[name] for name in watch}
         self.overwritten: set[int] = set()
+        self._cause: BaseException | None = None
         self.misfits: list[tuple[Any, str]] = []
         self.open: list[str] = []
         self.complete = True
@@ -110,7 +112,8 @@ class Plan(Graph):
     def check(self) -> None:
         """Raise all problems as one error: a ``ShapeError`` where they are about shapes."""
         if self.problems:
-            raise (ChainError if self.structural else ShapeError)(report(self.problems, self.chain.source))
+            kind = ChainError if self.structural else ShapeError
+            raise kind(report(self.problems, self.chain.source)) from self._cause
 
     def take_result(self) -> Value:
         """The last value with its tensors, for the plan around this one; once."""
@@ -162,7 +165,7 @@ class Plan(Graph):
         return f" ({source})" if source != self.chain.source else ""
 
     def _at(self, node: Node) -> str:
-        return f"layer {node.name!r} = {describe_layer(node.layer)}{self._place(node.source)}"
+        return f"layer {node.name!r} = {describe_layer(node.layer)} ({node.source})"
 
     def _layer(self, node: Node, arriving: Value) -> Value:
         layer, before = node.layer, self.nodes[node.index - 1]
@@ -198,6 +201,7 @@ class Plan(Graph):
         except ProbeError as error:
             self.complete = False
             if self.strict and len(arriving.trials) == 1:
+                self._cause = self._cause or error.cause
                 self.problems.append(f"{self._at(node)} cannot take {before.name!r} {arriving.form}: {error}")
             return UNKNOWN
         node.mutates = versions != [t._version for t in arriving.trials]
@@ -322,7 +326,7 @@ class Plan(Graph):
         if known is not None and self.remake and not self._still_fits(known, shortcut, value, branch):
             known = None
         connection = known or Connection(shortcut)
-        where = f"shortcut {shortcut.label!r}{self._place(shortcut.source)}"
+        where = f"shortcut {shortcut.label!r} ({shortcut.source})"
         ends = (
             f"\n    from {start.name!r} {value.form}{self._place(start.source)}"
             f" to {node.name!r} {branch.form}{self._place(node.source)}"
@@ -343,7 +347,10 @@ class Plan(Graph):
                 follow(connection, node.owner)
             result = self._meet(connection, branch, brought)
         except Misfit as misfit:
-            self.problems.append(f"{where}: {misfit.why}{ends}\n    fix: {misfit.fix}")
+            fix = misfit.fix
+            if not isinstance(as_path(shortcut.path), Path):
+                fix = f"let the path {describe_layer(shortcut.path)} bring what the merge takes"
+            self.problems.append(f"{where}: {misfit.why}{ends}\n    fix: {fix}")
             return branch
         except OpenChainError as error:
             self.open.append(f"{where}: {error}")
@@ -351,6 +358,7 @@ class Plan(Graph):
         except ProbeError as error:
             self.complete = False
             if self.strict and len(branch.trials) == 1:
+                self._cause = self._cause or error.cause
                 self.problems.append(f"{where} fails: {error}{ends}")
             return branch if keeps else UNKNOWN
         except ChainError as error:
@@ -384,6 +392,14 @@ class Plan(Graph):
     def _along(self, path: Any, value: Value) -> Value:
         if path is None:
             return value
+        asked, shape = expected(path), value.form.shape
+        if asked is not None and shape is not None and len(shape) >= abs(asked[0]):
+            got, width = shape[asked[0]], asked[1]
+            if got not in (None, width):
+                raise Misfit(
+                    f"its path {describe_layer(path)} takes {width} features, and the value has {got}",
+                    f"give the path the width {got}",
+                )
         trials = run(path, value)
         layout = layout_of(path)
         return Value(trials, layout or kept_layout(value, trials))

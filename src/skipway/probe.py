@@ -41,7 +41,9 @@ _LAST = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.MultiheadAttention, nn.Biline
 
 
 class ProbeError(Exception):
-    """A layer that could not be run on what arrives."""
+    """A layer that could not be run on what arrives; ``cause`` is what the layer's own code raised, if it did."""
+
+    cause: BaseException | None = None
 
 
 class NotATensor(ProbeError):
@@ -183,7 +185,11 @@ def run_once(fn: Callable[..., Any], *args: Tensor) -> Tensor:
                     first = first or error
             if isinstance(first, SkipwayError):
                 raise ProbeError(str(first)) from None
-            raise ProbeError(f"{type(first).__name__}: {str(first).strip().splitlines()[0]}") from None
+            lines = str(first).strip().splitlines() or [""]
+            failed = ProbeError(f"{type(first).__name__}: {lines[0]}")
+            # what torch says of shapes is told in our words; what the user's code raises keeps its traceback
+            failed.cause = None if isinstance(first, RuntimeError) else first
+            raise failed from None
     finally:
         if state is not None:
             torch.set_rng_state(state)

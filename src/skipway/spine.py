@@ -36,6 +36,8 @@ def adopt(layer: Any, where: str) -> nn.Module:
         return layer
     if isinstance(layer, type):
         raise ChainError(f"{where}: {layer.__name__} is a class: write {layer.__name__}(...)")
+    if type(layer).__module__ in ("skipway.wiring", "skipway.shortcut"):
+        raise ChainError(f"{where}: {layer!r} is a wiring, no layer: write wiring={layer!r}")
     if isinstance(layer, (list, tuple, Iterator)):
         raise ChainError(f"{where}: a {type(layer).__name__} is no layer: unpack it, Chain(*layers)")
     if not callable(layer):
@@ -48,6 +50,9 @@ def adopt(layer: Any, where: str) -> nn.Module:
 
 class Spine(nn.Module):
     """Named layers in order. Layers without a name go by their position, as in ``nn.Sequential``."""
+
+    #: keywords that are options, not layers: a misspelt one is told from a layer by these
+    _options: tuple[str, ...] = ("input", "wiring")
 
     def __init__(self, layers: Iterable[Any], named: Mapping[str, Any]) -> None:
         super().__init__()
@@ -65,6 +70,12 @@ class Spine(nn.Module):
         key = self._check_name(name) if name is not None else str(len(self._keys))
         if key in self._keys:
             raise ChainError(f"two layers are named {key!r} ({self.source}): give one of them another name")
+        if name is not None and not callable(layer):
+            hint = nearest(name, self._options)
+            raise ChainError(
+                f"layer {key!r} ({self.source}): a layer must be callable, and {layer!r} is not"
+                + (f"; {hint}" if hint.startswith("did") else "")
+            )
         module = adopt(layer, f"layer {key!r} ({self.source})")
         self._names.append(name)
         self._keys.append(key)
@@ -75,6 +86,8 @@ class Spine(nn.Module):
             raise ChainError(f"a layer's name is a word without dots, not {name!r} ({self.source})")
         if name in ("input", "output"):
             raise ChainError(f"{name!r} names the chain's own {name}, so no layer can have it ({self.source})")
+        if name.startswith("_"):
+            raise ChainError(f"a layer's name starts with a letter, unlike {name!r} ({self.source})")
         if hasattr(type(self), name) or name in self.__dict__ or name == "shortcuts":
             raise ChainError(
                 f"a layer cannot be named {name!r}, since a chain has an attribute of that name: try {name + '_'!r} "
@@ -103,7 +116,8 @@ class Spine(nn.Module):
                 raise KeyError(f"there is no layer {which!r}: {nearest(which, self._keys)}")
             return self._keys.index(which)
         if not -len(self) <= which < len(self):
-            raise IndexError(f"the chain has {len(self)} layers, 0 to {len(self) - 1}; there is no layer {which}")
+            count = f"{len(self)} layer{'s' * (len(self) != 1)}"
+            raise IndexError(f"the chain has {count}, counted from 0; there is no layer {which}")
         return which % len(self)
 
 

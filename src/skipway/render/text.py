@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import textwrap
 from typing import Any
 
 from torch import nn
@@ -16,8 +16,8 @@ from skipway.wrap import Wrapped, describe
 from .layout import Arc, Layout, Row, label, lay_out
 
 WIDTH = 100
-#: more rails than this are told in words instead
-MOST_LANES = 24
+#: more rails than this side by side nobody can follow: then the shortcuts are told in words
+MOST_LANES = 12
 _BOX = {
     "ud": "│", "ul": "┘", "dl": "┐", "udl": "┤", "lr": "─", "udlr": "┼", "ulr": "┴", "dlr": "┬", "l": "─", "": " ",
     "ud|": "│",
@@ -37,7 +37,7 @@ def table(chain: Any) -> str:
     """
     plan = Plan(chain, chain._form.value, opened=nested(chain), strict=False)
     layout = lay_out(plan)
-    lanes = min(layout.lanes, MOST_LANES)
+    lanes = layout.lanes if layout.lanes <= MOST_LANES else 0
     lines = [_Line(row, i, layout, lanes) for i, row in enumerate(layout.rows)]
     made = sum(p.numel() for p in {id(p): p for p in parameters_made(chain)}.values())
     count = f"open, {made:,} parameters so far" if chain.is_open else f"{made:,} parameter{'s' * (made != 1)}"
@@ -60,7 +60,7 @@ class _Line:
         if row.node is None:
             self.count = f"[{own:,}]" if own else ""
         shown = [a for a in layout.arcs if a.lane < lanes]
-        self.rails = rails(index, shown, lanes)
+        self.rails = rails(index, shown, lanes) if lanes else ("◄" if row.ends else " ")
         self.through = "".join(
             "┆" if any(a.lane == i and a.start <= index < a.end for a in shown) else " " for i in range(lanes)
         )
@@ -94,19 +94,25 @@ def what(module: nn.Module) -> str:
 
 
 def notes(ends: list[Arc], lanes: int) -> str:
-    """The labels of the shortcuts that end on a row; those without a rail say where they come from."""
-    told: Counter[str] = Counter()
+    """The labels of the shortcuts that end on a row; without rails, also where they come from."""
+    told: dict[str, list[Arc]] = {}
     for arc in ends:
         connection = arc.edge.connection
         held = sum(p.numel() for p in connection.parameters()) if connection is not None else 0
-        text = label(arc.edge) + (f" ({held:,})" if held else "")
-        told[text] += 1
-    far = [arc for arc in ends if arc.lane >= lanes]
-    words = [text + (f" ×{n}" if n > 1 else "") for text, n in told.items()]
-    if far:
-        steps = sorted({arc.end - arc.start for arc in far})
-        words.append(f"from {', '.join(map(str, steps[:4]))}{', …' if len(steps) > 4 else ''} rows above")
-    return "; ".join(words)
+        told.setdefault(label(arc.edge) + (f" ({held:,})" if held else ""), []).append(arc)
+    return "; ".join(text + (_count(len(arcs)) if lanes else _from(arcs)) for text, arcs in told.items())
+
+
+def _count(n: int) -> str:
+    return "" if n == 1 else ", twice" if n == 2 else f", {n} times"
+
+
+def _from(arcs: list[Arc]) -> str:
+    steps = sorted(arc.end - arc.start for arc in arcs)
+    if len(steps) > 1 and arcs[0].end - steps[-1] == 0 and steps == list(range(steps[0], steps[-1] + 1)):
+        return " from all earlier values" + ("" if steps[0] == 1 else " but the last")
+    shown = ", ".join(map(str, steps[:6])) + (", …" if len(steps) > 6 else "")
+    return f" from {shown} row{'s' * (steps != [1])} up"
 
 
 def rails(row: int, arcs: list[Arc], lanes: int) -> str:
@@ -162,23 +168,32 @@ def _fold(lines: list[_Line]) -> list[_Line | tuple[int, int, str, str]]:
 
 def _fit(lines: list[Any], lanes: int) -> list[str]:
     real = [line for line in lines if isinstance(line, _Line)]
-    name = max(len(line.name) for line in real)
+    name = min(24, max(len(line.name) for line in real))
     kind = max(len(line.what) for line in real)
     shape = max(len(line.shape) for line in real)
     count = max(len(line.count) for line in real)
+    width = 2 + name + 2 + kind + 3 + shape + 3 + count + 2
     out = []
     for line in lines:
         if isinstance(line, _Line):
-            left = f"  {line.name:<{name}}  {line.what:<{kind}}   {line.shape:<{shape}}"
-            cells = f"{left}   {line.count:>{count}}  {line.rails}"
-            text = f"{cells.rstrip()} {line.note}" if line.note else cells
+            shown = line.name if len(line.name) <= name else line.name[: name - 1] + "…"
+            cells = f"  {shown:<{name}}  {line.what:<{kind}}   {line.shape:<{shape}}   {line.count:>{count}}  "
+            out += _wrapped(cells + line.rails, line.note, f"{'':<{width}} {line.through}", lanes)
         else:
             period, more, _, through = line
             times = "once more" if more == 1 else f"{more} more times"
-            rows = f"this row {times}" if period == 1 else f"these {period} rows {times}"
-            told = f"  {'⋮':<{name}}  {rows}"
-            width = 2 + name + 2 + kind + 3 + shape + 3 + count + 2
-            text = f"{told:<{width}} {through}" if through.strip() else told
-        text = text.rstrip()
-        out.append(text if len(text) <= WIDTH else text[: WIDTH - 1] + "…")
+            told = f"  {'⋮':<{name}}  " + (f"this row {times}" if period == 1 else f"these {period} rows {times}")
+            out.append((f"{told:<{width}} {through}" if through.strip() else told).rstrip()[:WIDTH])
     return out
+
+
+def _wrapped(cells: str, note: str, under: str, lanes: int) -> list[str]:
+    """A row with its note; what does not fit goes on under the rails."""
+    if not note:
+        return [cells.rstrip()[:WIDTH]]
+    if not lanes:
+        under = under[:-1]
+    room = max(16, WIDTH - len(under) - 1)
+    pieces = textwrap.wrap(note, room, break_long_words=True, break_on_hyphens=False)
+    first = cells.rstrip() if len(cells.rstrip()) + 1 + len(pieces[0]) <= WIDTH else cells
+    return [f"{first} {pieces[0]}".rstrip()[:WIDTH], *(f"{under} {piece}".rstrip()[:WIDTH] for piece in pieces[1:])]

@@ -121,9 +121,9 @@ def _start(name: str, net: Net, seed: int, train: Any, test: Any, options: dict[
             made = net()
         else:
             raise TrainError(f"wanted a module or a function that makes one, not {net!r}")
-        check_net(made)
-        made.to(options["device"])
-        _check(made, train, test, options, seed)
+        if isinstance(made, nn.Module):
+            made.to(options["device"])
+        check_ready(made, train, test, options=options, seed=seed)
         run = Run(
             name=name,
             seed=seed,
@@ -136,8 +136,9 @@ def _start(name: str, net: Net, seed: int, train: Any, test: Any, options: dict[
     return run, made
 
 
-def _check(net: nn.Module, train: Any, test: Any, options: dict[str, Any], seed: int) -> None:
-    """Raise now what ``fit`` would raise before its first step."""
+def check_ready(net: nn.Module, train: Any, test: Any, *, options: dict[str, Any], seed: int) -> None:
+    """Raise now what ``fit`` with these options, all given, would raise before its first step. The net is on its device."""
+    check_net(net)
     batch, loss = options["batch"], options["loss"]
     make_optimizer(options["optimizer"], net, options["lr"])
     for data, where in ((train, "train"), (test, "test")):

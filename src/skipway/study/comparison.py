@@ -77,7 +77,7 @@ class Comparison:
 
     def rows(self) -> list[tuple[str, ...]]:
         """The cells of the table, a row a net, after the row of the heads; means over seeds, with the range."""
-        made = [_HEADS]
+        made: list[tuple[str, ...]] = [_HEADS]
         for name in self.names:
             runs = self.of(name)
             losses, accuracies = (_spread(runs, column) for column in ("train_loss", "test_accuracy"))
@@ -97,7 +97,7 @@ class Comparison:
         return made
 
     def table(self) -> str:
-        """A line a net: loss and accuracy after the last epoch, gradients of the first and last weight before training."""
+        """A line a net: loss and accuracy of the last epoch, gradient of the first and last weight before training."""
         rows = self.rows()
         widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADS))]
         lines = [
@@ -166,7 +166,7 @@ class Comparison:
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
 
-        figure = Figure(figsize=(10, 4), layout="constrained")
+        figure = Figure(figsize=(10, 4.2), layout="constrained")
         panels = [("train_loss", "training loss"), ("test_accuracy", "test accuracy")]
         for place, (column, title) in enumerate(panels, start=1):
             axes = figure.add_subplot(1, 2, place)
@@ -175,7 +175,7 @@ class Comparison:
                     points = [(row["epoch"], row[column]) for row in run.history if row[column] is not None]
                     if points:
                         label = name if i == 0 else None
-                        axes.plot(*zip(*points, strict=True), color=colour, label=label, marker="o", markersize=3)
+                        axes.plot(*zip(*points, strict=True), color=colour, label=label, marker="o", markersize=3.5)
             axes.set_xlabel("epoch")
             axes.set_ylabel(title)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -186,8 +186,12 @@ class Comparison:
                 axes.set_ylim(0, 1)
                 if self.chance is not None:
                     axes.axhline(self.chance, color="black", linestyle=":", linewidth=1, label="chance")
-            if axes.lines:
-                axes.legend()
+        handles = {line.get_label(): line for axes in figure.axes for line in axes.lines}
+        shown = {label: line for label, line in handles.items() if not str(label).startswith("_")}
+        if shown:
+            figure.legend(
+                list(shown.values()), list(map(str, shown)), loc="outside lower center", ncols=min(len(shown), 6)
+            )
         if path is not None:
             figure.savefig(path, dpi=150)
         return figure
@@ -215,8 +219,9 @@ def _ends(runs: list[Run]) -> str:
     pairs = [list(run.gradient_at_start.values()) for run in runs if run.gradient_at_start]
     if not pairs:
         return "-"
-    return " / ".join(_short(statistics.geometric_mean([p[at] for p in pairs]) if all(p[at] > 0 for p in pairs) else 0.0)
-                      for at in (0, -1))  # fmt: skip
+    ends = [[norms[at] for norms in pairs] for at in (0, -1)]
+    # a mean of logarithms, since gradients differ by powers of ten
+    return " / ".join(_short(statistics.geometric_mean(n) if min(n) > 0 else 0.0) for n in ends)
 
 
 def _short(value: float) -> str:

@@ -18,9 +18,11 @@ def verdict(comparison: Comparison) -> str:
     >>> def run(name, shortcuts, accuracy):
     ...     return Run(name, 0, 9, shortcuts, History([{"epoch": 1, "train_loss": 1.0, "test_accuracy": accuracy}]))
     >>> verdict(Comparison([run("plain", 0, 0.1), run("skip", 1, 0.9)], chance=0.1, test_rows=1000))
-    "Shortcuts win: 'skip' gets 90.0 % of the test right, and the best net without shortcuts, 'plain', 10.0 % (chance is 10.0 %)."
+    "Shortcuts win: 'skip' gets 90.0 % of the test right, and the best net without shortcuts, 'plain', 10.0 %
+    (chance is 10.0 %)."
     >>> verdict(Comparison([run("plain", 0, 0.89), run("skip", 1, 0.9)], test_rows=1000))
-    "Shortcuts do not win here: 'skip' gets 90.0 % of the test right, and the best net without shortcuts, 'plain', 89.0 %."
+    "Shortcuts do not win here: 'skip' gets 90.0 % of the test right, and the best net without shortcuts, 'plain',
+    89.0 %."
     """
     # a net that failed has nothing right
     right = {name: [run.last("test_accuracy") or 0.0 for run in comparison.of(name)] for name in comparison.names}

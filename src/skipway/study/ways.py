@@ -69,7 +69,7 @@ def ways(depth: int = 50, width: int = 64, *, features: int = 784, classes: int 
         {"plain": "none", "plain, He init": "none", "shortcuts": repr(constant), "ReZero": repr(learned)},
         {
             "plain": "the layers one after the other",
-            "plain, He init": "the same, with the initial weights that suit relu best (1502.01852): the fairest control",
+            "plain, He init": "the same, with initial weights that suit relu (1502.01852): the fairest control",
             "shortcuts": f"a shortcut around {around}, the branch times 1/sqrt({depth // step}) = {scale:.3g}, "
             "so that the sum does not grow with depth (2010.12859)",
             "ReZero": f"a shortcut around {around}, the branch times a learned number that begins at 0 (2003.04887)",
