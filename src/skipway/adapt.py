@@ -17,8 +17,8 @@ from skipway.errors import DataError
 def adapt(net: nn.Module, data: Dataset) -> Dataset:
     """The data set as it is, or with every ``x`` flat, ``(N, features)``: the first of the two that the net can take.
 
-    A net can take a shape when it makes one row of outputs for one row of inputs, ``(N, classes)``. A chain that is open
-    is built for the shape found.
+    A net can take a shape when it makes one row of outputs for one row of inputs, ``(N, classes)``. An open chain is
+    built for the shape found.
 
     Raises ``DataError``, with the reason for each shape, when the net can take neither.
 

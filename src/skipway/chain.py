@@ -96,7 +96,9 @@ class Chain(Spine):
                 self._register_connection(shortcut, kept[shortcut.label])
         self._form = Form()
         self._open: tuple[str, ...] = ("it has not been planned",)
-        return self._settle(value, True, refit=refit, remake=remake)
+        plan = self._settle(value, True, refit=refit, remake=remake)
+        plan.take_result()
+        return plan
 
     def implied_input(self) -> Form:
         """What the chain's first layer says it takes; unknown where it does not say."""
@@ -172,6 +174,7 @@ class Chain(Spine):
         """The plan for the input this chain was last built for: nodes, edges, shapes, lifetimes."""
         if self._plan is None:
             self._plan = Plan(self, self._form.value, strict=False)
+            self._plan.take_result()
         return self._plan
 
     @property
@@ -193,6 +196,7 @@ class Chain(Spine):
         if plan.problems and before.sizes:
             self._settle(before.value, True, strict=False)  # chains inside may have settled for the other shape
         plan.check()
+        plan.take_result()
         return self
 
     def _need_closed(self, what: str) -> None:
@@ -282,9 +286,11 @@ class Chain(Spine):
             for name in names.values():
                 if name not in known:
                     raise ChainError(f"there is no value {name!r}: {nearest(name, known)}")
-            graph: Graph = Plan(self, self._form.value, opened=opened, strict=False, watch=names.values())
-            if not graph.complete:  # type: ignore[attr-defined]
-                graph = Graph(self, opened)  # nothing is known of layers that work in place: values are copied
+            graph = Graph(self, opened)
+            if self.plan.complete and not self.plan.in_place:
+                graph.overwritten = set()
+            elif self.plan.complete:
+                graph.overwritten = Plan(self, self._form.value, opened=opened, watch=names.values()).overwritten
             run = Program(graph, tuple(dict.fromkeys(names.values()))).function()
             self._features[wanted] = lambda net, x: {end: got[names[end]] for got in (run(net, x),) for end in wanted}
         if x.shape[1:] not in self._verified:
@@ -294,7 +300,9 @@ class Chain(Spine):
     def _position(self, k: int) -> str:
         n = len(self)
         if not -n - 1 <= k <= n:
-            raise ChainError(f"this chain has {n} layer{'s' * (n != 1)}, so its values are 0 to {n}: there is no {k}")
+            raise ChainError(
+                f"this chain has {n} layer{'s' * (n != 1)}, so its values are 0 to {n}: there is no value {k}"
+            )
         k %= n + 1
         return "input" if k == 0 else self._keys[k - 1]
 
@@ -323,6 +331,7 @@ class Chain(Spine):
 
     def _register_connection(self, shortcut: Shortcut, connection: Connection) -> None:
         self._connections.add(shortcut, connection)
+        self._connections.training = self.training
         if connection.stateful:
             self._modules["shortcuts"] = self._connections
 
@@ -387,6 +396,7 @@ class Chain(Spine):
             self._modules[key] = held
             self._settle(UNKNOWN, True, strict=False)
             plan.check()
+        plan.take_result()
         for parent in list(self._parents):
             parent._changed()
 

@@ -22,7 +22,6 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    help="Feed-forward networks with shortcut connections.",
 )
 
 Data = Annotated[str, typer.Option(help="Data set: mnist-small (shipped), mnist, fashion-mnist or cifar10.")]
@@ -80,10 +79,7 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(
-    invoke_without_command=True,
-    epilog="Try: skipway compare --out runs/demo",
-)
+@app.callback(invoke_without_command=True)
 def _top(
     context: typer.Context,
     version: Annotated[
@@ -255,13 +251,13 @@ def train(
 
 def _small_cnn(shape: tuple[int, ...], classes: int) -> nn.Module:
     """The net of ``skipway train`` without MODEL."""
-    from skipway import Chain, Conv, Dense, GlobalAvgPool, Skip, relu
+    from skipway import BatchNorm, Chain, Conv, Dense, GlobalAvgPool, Skip, relu
 
     return Chain(
         stem=Conv(..., 16, 3, relu, stride=2, padding=1),
-        one=Skip(Conv(16, 16, 3, relu, padding=1), Conv(16, 16, 3, padding=1), act=relu),
+        one=Skip(Conv(16, 16, 3, padding=1), BatchNorm(), act=relu),
         down=Conv(16, 32, 3, relu, stride=2, padding=1),
-        two=Skip(Conv(32, 32, 3, relu, padding=1), Conv(32, 32, 3, padding=1), act=relu),
+        two=Skip(Conv(32, 32, 3, padding=1), BatchNorm(), act=relu),
         pool=GlobalAvgPool(),
         head=Dense(32, classes),
         input=shape,

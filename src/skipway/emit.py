@@ -163,7 +163,7 @@ class Program:
         wanted = self.at is not None and node.index in self.at.values()
         if any(e.end <= last and not (e.shortcut.tap == "branch" and node.index) for e in node.leaves) or wanted:
             # a later layer that works in place would change what was asked for
-            overwritten = getattr(self.graph, "overwritten", None)
+            overwritten = self.graph.overwritten
             copied = ".clone()" if wanted and (overwritten is None or node.index in overwritten) else ""
             self._line(f"{self._var(node)} = x{copied}")
 

@@ -87,6 +87,8 @@ class Graph:
         self.nodes: list[Node] = [Node(0, "input", owner=chain)]
         self.names: dict[str, int] = {}
         self.problems: list[str] = []
+        #: values that a later layer changes in place; ``None`` where that was not looked at
+        self.overwritten: set[int] | None = None
         self._opened = set(opened)
         self._spread(chain, "", 0)
         if check:

@@ -131,6 +131,7 @@ class Branches:
         self.problems = [f"branch {i}: {p}" for i, sub in enumerate(subs) for p in sub.problems]
         self.open = [f"branch {i}: {reason}" for i, sub in enumerate(subs) for reason in sub.open]
         self.misfits: list[tuple[Any, str]] = [m for sub in subs for m in sub.misfits]
+        self.in_place = any(sub.in_place for sub in subs)
         self.complete = all(sub.complete for sub in subs)
 
     @property

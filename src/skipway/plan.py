@@ -80,7 +80,7 @@ class Plan(Graph):
         self.close, self.strict, self.refit, self.remake = close, strict, refit, remake
         self.structural = bool(self.problems)
         self.watch = {self.names[name] for name in watch}
-        self.overwritten: set[int] = set()
+        self.overwritten = set()
         self._cause: BaseException | None = None
         self.misfits: list[tuple[Any, str]] = []
         self.open: list[str] = []
@@ -115,6 +115,11 @@ class Plan(Graph):
             kind = ChainError if self.structural else ShapeError
             raise kind(report(self.problems, self.chain.source)) from self._cause
 
+    @property
+    def in_place(self) -> bool:
+        """Whether some layer changes its input in place."""
+        return any(node.mutates or getattr(node.sub, "in_place", False) for node in self.nodes)
+
     def take_result(self) -> Value:
         """The last value with its tensors, for the plan around this one; once."""
         result, self._result = self._result, UNKNOWN
@@ -125,7 +130,7 @@ class Plan(Graph):
     def _infer(self, value: Value) -> None:
         # parameters made in inference mode could never be trained
         with torch.inference_mode(False):
-            self._walk(value)
+            self._walk(value.form.value if any(t.is_inference() for t in value.trials) else value)
 
     def _walk(self, value: Value) -> None:
         layout = value.layout
@@ -252,6 +257,9 @@ class Plan(Graph):
         except ChainError as error:
             self.problems.append(f"{self._at(node)} {error}")
             return False
+        dtype = arriving.trials[0].dtype
+        if dtype.is_floating_point:
+            layer.to(dtype)  # type: ignore[attr-defined]
         layer.__dict__["_closed_by"] = self.chain._token
         follow(layer, self.chain)  # type: ignore[arg-type]
         return True
@@ -306,7 +314,7 @@ class Plan(Graph):
                 continue
             self._versions[i] = now
             if i in self.watch:
-                self.overwritten.add(i)
+                self.overwritten.add(i)  # type: ignore[union-attr]
             readers = [e.name for e in self.nodes[i].leaves if e.end >= node.index]
             if readers:
                 names = " and ".join(repr(r) for r in readers)

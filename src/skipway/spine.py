@@ -19,7 +19,8 @@ def adopt(layer: Any, where: str) -> nn.Module:
     parameters in a plain list.
     """
     if isinstance(layer, nn.Module):
-        if isinstance(layer, nn.modules.lazy.LazyModuleMixin) and layer.has_uninitialized_params():
+        lazy = (m for m in layer.modules() if isinstance(m, nn.modules.lazy.LazyModuleMixin))
+        if any(m.has_uninitialized_params() for m in lazy):
             raise ChainError(
                 f"{where}: {type(layer).__name__} makes its parameters in the first forward, too late for an optimizer "
                 f"made before: write Dense(..., width), Conv(..., width, kernel) or BatchNorm()"

@@ -137,7 +137,10 @@ def _start(name: str, net: Net, seed: int, train: Any, test: Any, options: dict[
 
 
 def check_ready(net: nn.Module, train: Any, test: Any, *, options: dict[str, Any], seed: int) -> None:
-    """Raise now what ``fit`` with these options, all given, would raise before its first step. The net is on its device."""
+    """Raise now what ``fit`` with these options, all given, would raise before its first step.
+
+    The net lies on ``options["device"]`` already. Nothing in it changes.
+    """
     check_net(net)
     batch, loss = options["batch"], options["loss"]
     make_optimizer(options["optimizer"], net, options["lr"])

@@ -18,9 +18,9 @@ from skipway.study.comparison import Comparison
 from skipway.train.checkpoint import make_folder, write_whole
 
 _LEGEND = (
-    "Loss: mean over the last epoch, while the weights move. Accuracy: after the last epoch. Gradient: norm of the loss's "
-    "gradient for the first and the last weight, before training. Seconds: wall clock, tests included. Over several seeds: "
-    "the mean, with the smallest and the largest."
+    "Loss: mean over the last epoch, while the weights move. Accuracy: after the last epoch. Gradient: norm of the "
+    "loss's gradient for the first and the last weight, before training. Seconds: wall clock, tests included. Over "
+    "several seeds: the mean, with the smallest and the largest."
 )
 FILES = ("summary.md", "summary.json", "curves.png", "chain.txt")
 
