@@ -20,9 +20,10 @@ def adopt(layer: Any, where: str) -> nn.Module:
     """
     if isinstance(layer, nn.Module):
         lazy = (m for m in layer.modules() if isinstance(m, nn.modules.lazy.LazyModuleMixin))
-        if any(m.has_uninitialized_params() for m in lazy):
+        late = next((m for m in lazy if m.has_uninitialized_params()), None)
+        if late is not None:
             raise ChainError(
-                f"{where}: {type(layer).__name__} makes its parameters in the first forward, too late for an optimizer "
+                f"{where}: {type(late).__name__} makes its parameters in the first forward, too late for an optimizer "
                 f"made before: write Dense(..., width), Conv(..., width, kernel) or BatchNorm()"
             )
         ours = type(layer).__module__.split(".")[0] in ("torch", "skipway")

@@ -62,10 +62,27 @@ class Pattern:
     def __radd__(self, other: Wiring) -> Wirings:
         return Wirings([other, self])
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Pattern) and (self.call, self.opts) == (other.call, other.opts)
+
+    def __hash__(self) -> int:
+        return hash(self.call)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (self.call, self.opts)
+
     def __repr__(self) -> str:
         name, given = self.call.rstrip(")").split("(")
         args = [given] * bool(given) + [f"{k}={value_code(v)}" for k, v in self.opts.items()]
         return f"{name}({', '.join(args)})"
+
+
+def _again(call: str, options: dict[str, Any]) -> Pattern:
+    """A pattern from how it prints: how it is copied and pickled."""
+    name, given = call.rstrip(")").split("(")
+    make = next(p for p in PATTERNS if p.__name__ == name)
+    args = (int(given),) if given.isdigit() else ()
+    return make(*args, **({"output": False} if given == "output=False" else {}), **options)
 
 
 class Wirings:
@@ -77,6 +94,12 @@ class Wirings:
             if not callable(part) and not isinstance(part, Iterable):
                 raise ChainError(f"a wiring adds to patterns and lists of Shortcut, not to {part!r} ({caller()})")
             self.parts += part.parts if isinstance(part, Wirings) else [part if callable(part) else list(part)]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Wirings) and self.parts == other.parts
+
+    def __hash__(self) -> int:
+        return hash(len(self.parts))
 
     def __call__(self, n: int) -> list[Shortcut]:
         return [s for part in self.parts for s in resolve(part, n)]
@@ -208,4 +231,4 @@ def from_input(*, output: bool = True, **options: Any) -> Pattern:
     return Pattern(call, lambda n: [(0, b) for b in range(1, n + bool(output))], options)
 
 
-PATTERNS = (every, sliding, dense, log2, unet, from_input)
+PATTERNS: tuple[Callable[..., Pattern], ...] = (every, sliding, dense, log2, unet, from_input)
