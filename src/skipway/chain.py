@@ -347,13 +347,15 @@ class Chain(Spine):
         """A chain of the same layers without some shortcuts, given by name or as they are in ``net.wiring``.
 
         One inside a nested chain is named after its place, ``"1.input->output"``. Raises ``ChainError`` for one that is
-        not there, and ``ShapeError`` where a layer's width depends on it.
+        not there, and ``ShapeError`` where a layer's width depends on it. An activation after its merge stays, as a
+        layer ``act_<name>``.
         """
         return edit.without(self, *shortcuts)
 
     def plain(self) -> Chain:
         """The plain twin: the same layers without any shortcut, also in nested chains.
 
+        An activation after a merge stays, as a layer of its own (``act_<name>``), as in the plain nets of 1512.03385.
         Layers are shared with this chain, except those whose width was written ``...`` and changes when nothing is
         concatenated any more: they are made anew. For an independent control, take ``copy.deepcopy(net.plain())``.
         """

@@ -86,8 +86,58 @@ def without(chain: Chain, *which: str | Shortcut) -> Chain:
         (name, without(module, *inner[key]) if key in inner else module)  # type: ignore[arg-type]
         for key, (name, module) in zip(chain._keys, _items(chain), strict=True)
     ]
-    stay = [s for s in chain.wiring if not any(s is g or s == g for g in gone)]
-    return assemble(items, stay, chain, chain._form.value, _kept(chain, [(s, s) for s in stay]))
+    items, pairs = _stripped(chain, gone, items)
+    return assemble(items, [new for _, new in pairs], chain, chain._form.value, _kept(chain, pairs))
+
+
+def _stripped(chain: Chain, gone: list[Shortcut], items: Items) -> tuple[Items, list[tuple[Shortcut, Shortcut]]]:
+    """The layers and shortcuts that remain. The activation after a merge remains too, as a layer ``act_<name>``.
+
+    Without it the control would lose non-linearities along with the shortcut (the plain nets of 1512.03385 keep them).
+    """
+    stay = [s for s in chain.wiring if not any(s is g for g in gone)]
+    acts: dict[int, list[Shortcut]] = {}
+    for shortcut in gone:
+        at = _place_of(chain, shortcut.end)
+        if shortcut.act is not None and at is not None:
+            acts.setdefault(at, []).append(shortcut)
+    if not acts:
+        return items, [(s, s) for s in stay]
+    order = {id(s): i for i, s in enumerate(chain.wiring)}
+
+    def name(at: int, count: int) -> str:
+        key = chain._keys[at - 1]
+        return key if not count else f"act_{key}" + (f"_{count}" if count > 1 else "")
+
+    def moved(end: int | str, count: int) -> int | str:
+        at = _place_of(chain, end)
+        if at is None:
+            return end
+        if isinstance(end, int) or end == "output":
+            return at + count + sum(len(found) for u, found in acts.items() if u < at)
+        return name(at, count) if count else end
+
+    made: Items = []
+    for i, (key, (_, module)) in enumerate(zip(chain._keys, items, strict=True), 1):
+        made.append((key, module))
+        for k, shortcut in enumerate(acts.get(i, ()), 1):
+            made.append((name(i, k), chain._connections[shortcut.label].act))
+    pairs = []
+    for s in stay:
+        start, end = _place_of(chain, s.start), _place_of(chain, s.end)
+        after = len(acts.get(start, ())) if start is not None and s.tap == "state" else 0
+        onto = sum(order[id(g)] < order[id(s)] for g in acts.get(end, ())) if end is not None else 0
+        pairs.append((s, s.moved(moved(s.start, after), moved(s.end, onto))))
+    return made, pairs
+
+
+def _place_of(chain: Chain, end: int | str) -> int | None:
+    """The position of a value of this very chain; ``None`` for one inside a nested chain."""
+    if isinstance(end, int):
+        return end % (len(chain) + 1)
+    if end in ("input", "output"):
+        return 0 if end == "input" else len(chain)
+    return chain._keys.index(end) + 1 if end in chain._keys else None
 
 
 def labels(chain: Any, prefix: str = "") -> list[str]:
@@ -101,6 +151,7 @@ def labels(chain: Any, prefix: str = "") -> list[str]:
 
 def plain(chain: Chain) -> Chain:
     items: Items = [(n, plain(m) if hasattr(m, "wiring") else m) for n, m in _items(chain)]  # type: ignore[arg-type]
+    items, _ = _stripped(chain, list(chain.wiring), items)
     return assemble(items, (), chain, chain._form.value, {})
 
 
