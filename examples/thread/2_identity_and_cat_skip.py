@@ -8,6 +8,8 @@ its output. So it nests, it can be inspected, and it is checked: where the width
 when it is built, never broadcast in silence.
 """
 
+from textwrap import indent
+
 import torch
 
 from skipway import CatSkip, Chain, Dense, IdentitySkip, ShapeError, Skip, relu
@@ -60,7 +62,7 @@ try:
     IdentitySkip(Dense(5, 1))
 except ShapeError as error:
     refused = str(error)
-print(" ", refused)
+print(indent(refused, "  "))
 
 # What the message proposes: a learned linear map on the way (option B of arXiv 1512.03385)
 print("\n", IdentitySkip(Dense(5, 1), path="project"), sep="")

@@ -11,6 +11,7 @@ the name of the thing.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from textwrap import indent
 
 import torch
 from torch import Tensor, nn
@@ -141,4 +142,4 @@ for what, build in tries.items():
         build()
     except ChainError as error:
         refused[what] = str(error)
-        print(f"refused, {what}:\n  {error}")
+        print(f"refused, {what}:", indent(str(error), "  "), sep="\n")
