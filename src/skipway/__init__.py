@@ -41,7 +41,7 @@ def __getattr__(name: str) -> Any:
 
     if name in _FROM_TRAIN:
         return getattr(import_module("skipway.train"), name)
-    if name in ("data", "train"):
+    if name in ("data", "study", "train"):
         return import_module(f"skipway.{name}")
     raise AttributeError(f"module 'skipway' has no attribute {name!r}")
 
@@ -52,6 +52,6 @@ __all__ = [
     "MaxPool", "OpenChainError", "Pad", "Parallel", "Project", "ShapeError", "Shortcut", "Skip", "SkipwayError",
     "TrainError",
     "crossentropy", "data", "dense", "evaluate", "every", "fit", "from_input", "gelu", "identity", "log2",
-    "logitcrossentropy", "onecold", "onehot", "relu", "sigmoid", "silu", "sliding", "softmax", "tanh", "throttle",
-    "tie", "train", "unet",
+    "logitcrossentropy", "onecold", "onehot", "relu", "sigmoid", "silu", "sliding", "softmax", "study", "tanh",
+    "throttle", "tie", "train", "unet",
 ]  # fmt: skip

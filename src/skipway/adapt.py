@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from skipway.chain import Chain
 from skipway.data import Dataset
 from skipway.errors import DataError
+from skipway.value import show
 
 
 def adapt(net: nn.Module, data: Dataset) -> Dataset:
@@ -42,7 +43,11 @@ def adapt(net: nn.Module, data: Dataset) -> Dataset:
                 return data
             return Dataset(*(replace(split, x=split.x.flatten(1)) for split in data))
         problems.append(f"{'flat' if tried == flat else 'as'} {tried}: {problem}")
-    raise DataError(f"the net cannot take {data.train.name.partition('/')[0]}: {'; '.join(problems)}")
+    name = data.train.name.partition("/")[0]
+    if isinstance(net, Chain) and not net.is_open and net.plan.input.shape is not None:
+        made = f"takes {net.plan.input} and makes {net.plan.output}"
+        raise DataError(f"the net {made}; {name} has {show(shape)}, flat {show(flat)}, and needs (N, classes)")
+    raise DataError(f"the net cannot take {name}: {'; '.join(problems)}")
 
 
 def _problem(net: nn.Module, shape: tuple[int, ...]) -> str | None:

@@ -16,6 +16,7 @@ from .emit import Program
 from .errors import ChainError, OpenChainError, ShapeError, nearest
 from .gains import Drop, Learned
 from .graph import Graph
+from .layer import Layer
 from .merges import Merge
 from .paths import Path
 from .plan import Plan
@@ -60,6 +61,8 @@ class Chain(Spine):
     _connections: Connections
     _bare_drops: tuple[str, ...] = ()
     _plan: Plan | None = None
+    _sound = False
+    """Whether the plan found every shape, for the input this chain was built for."""
 
     def __init__(
         self,
@@ -103,6 +106,8 @@ class Chain(Spine):
     def implied_input(self) -> Form:
         """What the chain's first layer says it takes; unknown where it does not say."""
         first = next(iter(self.modules_in_order), None)
+        if isinstance(first, Layer) and first.inferred:
+            return Form()
         return first.implied_input() if isinstance(first, Chain) else implied(first).form
 
     def _check_shape(self, shape: Sequence[int] | int) -> tuple[int, ...]:
@@ -127,6 +132,7 @@ class Chain(Spine):
             self._form = plan.input
             self._open = tuple(plan.open)
             self._bare_drops = tuple(plan.bare_drops())
+            self._sound = plan.complete and not plan.open
             self._verified: set[tuple[int, ...]] = set()
             self._adopt_children()
             for node in plan.nodes:
@@ -147,7 +153,7 @@ class Chain(Spine):
     def _changed(self) -> None:
         """A layer of a chain inside is another one now: forget what was checked, write the forward again."""
         self._verified.clear()
-        self._plan = None
+        self._plan, self._sound = None, False
         self._compile()
         for parent in list(self._parents):
             parent._changed()
@@ -245,6 +251,9 @@ class Chain(Spine):
         self._used = True
         if self._form.sizes and x.dim() == len(self._form.sizes[0]):
             return _one_sample
+        if self._sound and self._form.sizes == (tuple(x.shape[1:]),):
+            self._verified.add(tuple(x.shape[1:]))  # the plan was made for this very shape
+            return self._run
         if x.dim() < 2:
             raise ShapeError(f"this chain ({self.source}) takes {self._form}, with a batch axis, not {tuple(x.shape)}")
         plan = Plan(self, Value.of(tuple(x.shape[1:]), self._form.layout, x.dtype), strict=False)

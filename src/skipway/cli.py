@@ -36,6 +36,10 @@ class Wrong(Exception):
     """What the user gave is wrong: one line, exit code 2."""
 
 
+class Stopped(Exception):
+    """The user pressed Ctrl-C: one line that says what is kept, exit code 130."""
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command line (that of the process by default); the exit code.
 
@@ -54,8 +58,10 @@ def main(args: Sequence[str] | None = None) -> int:
         return _fail(str(error), 2)
     except SkipwayError as error:
         return _fail(str(error), 1)
-    except (KeyboardInterrupt, typer.Abort) as error:
-        return _fail(str(error) or "stopped", 130)
+    except Stopped as error:
+        return _fail(str(error), 130)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("stopped", 130)
     except BrokenPipeError:  # `skipway show ... | head`: the reader has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -190,9 +196,9 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Folder of the run: options, numbers, curve, checkpoints.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
 ) -> None:
-    """Train a net on a data set, tell how it goes, and test it after every epoch.
+    """Train a net on a data set.
 
-    Images are made flat for a net that takes vectors.
+    It is tested after every epoch. Images are made flat for a net that takes vectors.
 
     \b
     Examples:
@@ -240,7 +246,7 @@ def train(
     try:
         history = fit(net, *parts, **options, device=on, seed=seed, run=out, resume=resume, callbacks=[count])
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(_kept(out)) from None
+        raise Stopped(_kept(out)) from None
     except CheckpointError as error:
         if done[0]:
             raise
@@ -299,10 +305,10 @@ def compare(
     device: Device = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads; for layers this small, one is the fastest.")] = 1,
 ) -> None:
-    """Train one deep chain with shortcuts and without, and tell what the shortcuts are worth.
+    """Train a deep chain with shortcuts and without.
 
-    The same layers with the same initial weights, see the same data in the same order: plain, with shortcuts, and with
-    shortcuts whose branches begin at zero (ReZero). A fourth net is plain with the initial weights that suit relu best.
+    The same layers with the same initial weights see the same data in the same order: plain, with shortcuts, and with
+    shortcuts whose branches begin at zero (ReZero). A fourth net is plain with initial weights that suit relu.
 
     \b
     Examples:
@@ -325,25 +331,24 @@ def compare(
     parts = datasets.load(data, flat=True)
     classes = len(parts.train.classes)
     made = ways(depth, width, features=parts.train.x.shape[1], classes=classes, step=step)
-    print(f"{data}: {len(parts.train):,} to train on, {len(parts.test):,} to test; {depth} layers of {width}, "
-          f"{epochs} epochs", flush=True)  # fmt: skip
     try:
         result = study(
             made.nets, *parts, epochs=epochs, batch=batch, lr=lr, optimizer=optimizer, seed=seed, seeds=seeds,
             device=device, threads=threads,
         )  # fmt: skip
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("stopped; nothing of this comparison is kept") from None
+        raise Stopped("stopped; nothing of this comparison is kept") from None
     except SkipwayError as error:  # nothing that goes wrong while a net trains ends the comparison
         raise Wrong(str(error)) from error
-    print()
+    title = f"{depth} layers of {width}, with shortcuts and without, on {data}"
+    print(f"\n{title}: {epochs} epochs of {len(parts.train):,}, tested on {len(parts.test):,}\n")
     _print_table(result)
     print(f"\n{result.conclusion()}")
     if out is not None:
         written = record(
             out,
             result,
-            title=f"{depth} layers of {width}, with shortcuts and without, on {data}",
+            title=title,
             command=shlex.join(["skipway", *_words(context)]),
             drawings={name: f"wiring: {made.wirings[name]}\n\n{net()}" for name, net in made.nets.items()},
             notes={name: f"{made.notes[name]}; wiring: `{made.wirings[name]}`" for name in made.nets},

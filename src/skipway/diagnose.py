@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import ChainError, OpenChainError, ShapeError, SkipwayError
+from .errors import ChainError, ShapeError, SkipwayError
 from .plan import Plan
 from .value import Value, show
 
@@ -16,13 +16,12 @@ def explain(chain: Any, error: Exception, x: Any) -> None:
     """Raise a clear error in the place of ``error``, where its cause can be told; return where it cannot."""
     if not isinstance(x, (Tensor, torch.fx.Proxy)):
         raise ChainError(f"a chain takes one tensor, not a {type(x).__name__} ({chain.source})") from None
-    if chain.is_open or not isinstance(x, Tensor) or isinstance(error, OpenChainError):
+    if chain.is_open or not isinstance(x, Tensor):
         return
-    if not isinstance(error, (RuntimeError, SkipwayError)):
-        return  # not torch's: what the code of a layer raised
-    if not isinstance(error, SkipwayError):
-        _device(chain, x)
-        _precision(chain, error, x)
+    if not isinstance(error, RuntimeError) or isinstance(error, SkipwayError):
+        return  # clear already, or what the code of a layer raised
+    _device(chain, x)
+    _precision(chain, error, x)
     if x.dim() > 1:
         plan = Plan(chain, Value.of(tuple(x.shape[1:]), chain._form.layout, x.dtype))
         if plan.problems:

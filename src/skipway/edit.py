@@ -10,6 +10,7 @@ from torch import nn
 from .connection import Connection
 from .errors import ChainError, nearest
 from .graph import Graph
+from .parallel import Parallel
 from .shortcut import Shortcut
 from .spine import Spine
 from .value import Value
@@ -149,8 +150,17 @@ def labels(chain: Any, prefix: str = "") -> list[str]:
     return found
 
 
+def _twin(module: nn.Module) -> nn.Module:
+    """A layer without the shortcuts inside it."""
+    if hasattr(module, "wiring"):
+        return plain(module)  # type: ignore[arg-type]
+    if isinstance(module, Parallel):
+        return module.with_branches([_twin(branch) for branch in module.branches])
+    return module
+
+
 def plain(chain: Chain) -> Chain:
-    items: Items = [(n, plain(m) if hasattr(m, "wiring") else m) for n, m in _items(chain)]  # type: ignore[arg-type]
+    items: Items = [(n, _twin(m)) for n, m in _items(chain)]
     items, _ = _stripped(chain, list(chain.wiring), items)
     return assemble(items, (), chain, chain._form.value, {})
 

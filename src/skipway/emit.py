@@ -164,7 +164,11 @@ class Program:
         if any(e.end <= last and not (e.shortcut.tap == "branch" and node.index) for e in node.leaves) or wanted:
             # a later layer that works in place would change what was asked for
             overwritten = self.graph.overwritten
-            copied = ".clone()" if wanted and (overwritten is None or node.index in overwritten) else ""
+            copied = (
+                ".clone()"
+                if wanted and node.index < last and (overwritten is None or node.index in overwritten)
+                else ""
+            )
             self._line(f"{self._var(node)} = x{copied}")
 
     def _free(self, node: Node, last: int) -> None:

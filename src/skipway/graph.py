@@ -124,13 +124,13 @@ class Graph:
         labels: dict[str, Shortcut] = {}
         for shortcut in chain.wiring:
             where = f"shortcut {shortcut.label!r} ({shortcut.source})"
-            if shortcut.label in labels:
+            if shortcut.key in labels:
                 self.problems.append(
-                    f"{where}: there is another shortcut of this name ({labels[shortcut.label].source}): "
+                    f"{where}: there is another shortcut of this name ({labels[shortcut.key].source}): "
                     f"give one of them name=..."
                 )
                 continue
-            labels[shortcut.label] = shortcut
+            labels[shortcut.key] = shortcut
             start = self._resolve(shortcut.start, chain, prefix, values, where, "start")
             end = self._resolve(shortcut.end, chain, prefix, values, where, "end")
             if start is None or end is None:
@@ -213,6 +213,9 @@ def _drops(layer: Any) -> list[str]:
         return [""] if layer.p else []
     if isinstance(layer, nn.Sequential):
         return [f".{key}{inner}" for key, part in layer._modules.items() for inner in _drops(part)]
+    branches = [_drops(branch) for branch in getattr(layer, "branches", ())]
+    if branches:
+        return [f".0{branches[0][0]}"] if all(branches) else []  # one that is not dropped is a path around the others
     return [f".{inner}" for inner in getattr(layer, "_bare_drops", ())]
 
 

@@ -52,7 +52,9 @@ def locate(word: str) -> nn.Module:
         return _from_zoo(word)
     name = name or _only(held, where)
     if name not in held:
-        raise LocateError(f"{where} has no {name!r}: {nearest(name, _nets(held) or _public(held)) or 'it is empty'}")
+        near = nearest(name, _public(held))
+        known = near if near.startswith("did") else nearest(name, _nets(held) or _public(held))
+        raise LocateError(f"{where} has no {name!r}: {known or 'it is empty'}")
     return _made(held[name], f"{where}:{name}")
 
 
@@ -64,6 +66,7 @@ def _from_zoo(word: str) -> nn.Module:
             raise
         raise LocateError(
             f"{word!r} names no net: this skipway has no zoo yet, so MODEL is file.py:name or package.module:name"
+            + (f"; {word}.py is there" if Path(f"{word}.py").is_file() else "")
         ) from None
     net: nn.Module = zoo.load(word)
     return net
@@ -72,8 +75,7 @@ def _from_zoo(word: str) -> nn.Module:
 def _run(path: Path) -> ModuleType:
     """The module of a file, run as a script is: what lies beside it can be imported."""
     if not path.is_file():
-        beside = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        raise LocateError(f"there is no file {str(path)!r}{_hint(path.name, beside)}")
+        raise LocateError(f"there is no file {str(path)!r}{_hint(path.name, _files(path.parent))}")
     # a name of its own, so that train.py or data.py hides nothing
     name = f"_skipway_model_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -95,8 +97,7 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name and (name + ".").startswith(error.name + "."):
-            tip = f"; for a file write {name}.py:..." if Path(f"{name}.py").is_file() else ""
-            raise LocateError(f"there is no module {error.name!r}{tip}") from error
+            raise LocateError(f"there is no module {error.name!r}{_hint(name, _files(Path()))}") from error
         spec = getattr(sys.modules.get(name), "__file__", None)
         raise LocateError(f"{_spot(error, Path(spec) if spec else None)}: {_said(error)}") from error
 
@@ -149,7 +150,7 @@ def _made(thing: Any, word: str) -> nn.Module:
     if isinstance(thing, nn.Module):
         return thing
     if not callable(thing):
-        raise LocateError(f"{word} is a {type(thing).__name__}, not a net or a function that makes one")
+        raise LocateError(f"{word} is of type {type(thing).__name__}, not a net or a function that makes one")
     try:
         inspect.signature(thing).bind()
     except TypeError as error:
@@ -164,6 +165,10 @@ def _made(thing: Any, word: str) -> nn.Module:
     if not isinstance(net, nn.Module):
         raise LocateError(f"{word} made a {type(net).__name__}, not a torch.nn.Module")
     return net
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*.py")) if folder.is_dir() else []
 
 
 def _hint(word: str, known: list[str]) -> str:

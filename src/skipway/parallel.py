@@ -43,7 +43,10 @@ class Parallel(Layer, nn.Module):
         self.source = caller()
         if not branches:
             raise ChainError(f"Parallel needs at least one branch ({self.source})")
-        self._recipe = as_merge(merge)
+        try:
+            self._recipe = as_merge(merge)
+        except ChainError as error:
+            raise ChainError(f"Parallel ({self.source}): {error}") from None
         if isinstance(self._recipe, Gate):
             raise ChainError(f"Parallel ({self.source}): gate weighs a branch against a shortcut; use Skip")
         for i, branch in enumerate(branches):
@@ -59,6 +62,12 @@ class Parallel(Layer, nn.Module):
         if plan.problems:
             raise ChainError("; ".join(plan.problems))
 
+    def with_branches(self, branches: list[nn.Module]) -> Parallel:
+        """The same merge over other branches."""
+        twin = Parallel(*branches, merge=self._recipe if self.merge is None else self.merge)
+        twin.source = self.source
+        return twin.train(self.training)
+
     @property
     def branches(self) -> list[nn.Module]:
         return [m for name, m in self._modules.items() if name.isdigit() and m is not None]
@@ -73,6 +82,12 @@ class Parallel(Layer, nn.Module):
             value = next((sub.input.value for sub in subs if sub.input.sizes), value)
             subs = [chain._settle(value, close, strict, refit) for chain in chains] if value else subs
         result = Branches(subs, value)
+        if result.in_place and len(subs) > 1:
+            first = next(i for i, sub in enumerate(subs) if sub.in_place)
+            result.problems.append(
+                f"branch {first} of Parallel ({self.source}) changes its input in place, which the other branches read "
+                f"too: leave out inplace=True"
+            )
         if not result.problems:
             result.value = self._join([sub.take_result() for sub in subs], result)
             result.complete = result.complete and bool(result.value)
@@ -131,7 +146,7 @@ class Branches:
         self.problems = [f"branch {i}: {p}" for i, sub in enumerate(subs) for p in sub.problems]
         self.open = [f"branch {i}: {reason}" for i, sub in enumerate(subs) for reason in sub.open]
         self.misfits: list[tuple[Any, str]] = [m for sub in subs for m in sub.misfits]
-        self.in_place = any(sub.in_place for sub in subs)
+        self.in_place = any(sub.nodes[1].mutates for sub in subs if len(sub.nodes) > 1)
         self.complete = all(sub.complete for sub in subs)
 
     @property

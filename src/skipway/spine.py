@@ -79,6 +79,8 @@ class Spine(nn.Module):
                 + (f"; {hint}" if hint.startswith("did") else "")
             )
         module = adopt(layer, f"layer {key!r} ({self.source})")
+        if module is not layer:
+            module.train(self.training)
         self._names.append(name)
         self._keys.append(key)
         self._modules[key] = module

@@ -172,28 +172,33 @@ def _fit(lines: list[Any], lanes: int) -> list[str]:
     kind = max(len(line.what) for line in real)
     shape = max(len(line.shape) for line in real)
     count = max(len(line.count) for line in real)
+    # what a shortcut does needs room too: long names and kinds give way first
+    over = 2 + name + 2 + kind + 3 + shape + 3 + count + 2 + 2 + lanes + min(32, max(len(n.note) for n in real)) - WIDTH
+    if over > 0:
+        kind, name = max(12, kind - over), max(10, name - max(0, over - max(0, kind - 12)))
     width = 2 + name + 2 + kind + 3 + shape + 3 + count + 2
     out = []
     for line in lines:
         if isinstance(line, _Line):
             shown = line.name if len(line.name) <= name else line.name[: name - 1] + "…"
-            cells = f"  {shown:<{name}}  {line.what:<{kind}}   {line.shape:<{shape}}   {line.count:>{count}}  "
+            what_ = line.what if len(line.what) <= kind else line.what[: kind - 1] + "…"
+            cells = f"  {shown:<{name}}  {what_:<{kind}}   {line.shape:<{shape}}   {line.count:>{count}}  "
             out += _wrapped(cells + line.rails, line.note, f"{'':<{width}} {line.through}", lanes)
         else:
             period, more, _, through = line
             times = "once more" if more == 1 else f"{more} more times"
             told = f"  {'⋮':<{name}}  " + (f"this row {times}" if period == 1 else f"these {period} rows {times}")
-            out.append((f"{told:<{width}} {through}" if through.strip() else told).rstrip()[:WIDTH])
+            out.append((f"{told:<{width}} {through}" if through.strip() else told)[:WIDTH].rstrip())
     return out
 
 
 def _wrapped(cells: str, note: str, under: str, lanes: int) -> list[str]:
     """A row with its note; what does not fit goes on under the rails."""
     if not note:
-        return [cells.rstrip()[:WIDTH]]
+        return [cells[:WIDTH].rstrip()]
     if not lanes:
         under = under[:-1]
     room = max(16, WIDTH - len(under) - 1)
     pieces = textwrap.wrap(note, room, break_long_words=True, break_on_hyphens=False)
     first = cells.rstrip() if len(cells.rstrip()) + 1 + len(pieces[0]) <= WIDTH else cells
-    return [f"{first} {pieces[0]}".rstrip()[:WIDTH], *(f"{under} {piece}".rstrip()[:WIDTH] for piece in pieces[1:])]
+    return [f"{first} {pieces[0]}"[:WIDTH].rstrip(), *(f"{under} {piece}"[:WIDTH].rstrip() for piece in pieces[1:])]
