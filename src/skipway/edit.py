@@ -182,7 +182,7 @@ def insert(chain: Chain, before: int | str, layer: Any, name: str | None) -> Cha
     if at == last:  # what was the output is the value before the new layer now
         pairs = [(s, new.moved(new.start, last if new.end == "output" else new.end)) for s, new in pairs]
     pairs = [(old, _renumbered(chain, new, lambda i: i + (i >= at))) for old, new in pairs]
-    items.insert(at, (name, layer))
+    items.insert(at, (name, _in_mode_of(chain, layer)))
     return assemble(items, [new for _, new in pairs], chain, chain._form.value, _kept(chain, pairs))
 
 
@@ -199,10 +199,14 @@ def _renumbered(chain: Chain, shortcut: Shortcut, shift: Any) -> Shortcut:
     return shortcut.moved(end(shortcut.start), end(shortcut.end))
 
 
+def _in_mode_of(chain: Chain, layer: Any) -> Any:
+    return layer.train(chain.training) if isinstance(layer, nn.Module) else layer
+
+
 def replace_layer(chain: Chain, which: int | str, layer: Any) -> Chain:
     at = chain._index(which)
     items = _items(chain)
-    items[at] = (items[at][0], layer)
+    items[at] = (items[at][0], _in_mode_of(chain, layer))
     return assemble(items, chain.wiring, chain, chain._form.value, _kept(chain, [(s, s) for s in chain.wiring]))
 
 

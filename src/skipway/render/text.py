@@ -173,7 +173,7 @@ def _fit(lines: list[Any], lanes: int) -> list[str]:
     shape = max(len(line.shape) for line in real)
     count = max(len(line.count) for line in real)
     # what a shortcut does needs room too: long names and kinds give way first
-    over = 2 + name + 2 + kind + 3 + shape + 3 + count + 2 + 2 + lanes + min(32, max(len(n.note) for n in real)) - WIDTH
+    over = 2 + name + 2 + kind + 3 + shape + 3 + count + 2 + 2 + lanes + min(44, max(len(n.note) for n in real)) - WIDTH
     if over > 0:
         kind, name = max(12, kind - over), max(10, name - max(0, over - max(0, kind - 12)))
     width = 2 + name + 2 + kind + 3 + shape + 3 + count + 2
