@@ -199,6 +199,9 @@ def _wrapped(cells: str, note: str, under: str, lanes: int) -> list[str]:
     if not lanes:
         under = under[:-1]
     room = max(16, WIDTH - len(under) - 1)
-    pieces = textwrap.wrap(note, room, break_long_words=True, break_on_hyphens=False)
+    # lines break between the words of a label, not inside one: a no-break space holds each together
+    held = "; ".join(" · ".join(w.replace(" ", "\N{NO-BREAK SPACE}") for w in n.split(" · ")) for n in note.split("; "))
+    wrapped = textwrap.wrap(held, room, break_long_words=True, break_on_hyphens=False)
+    pieces = [piece.replace("\N{NO-BREAK SPACE}", " ") for piece in wrapped]
     first = cells.rstrip() if len(cells.rstrip()) + 1 + len(pieces[0]) <= WIDTH else cells
     return [f"{first} {pieces[0]}"[:WIDTH].rstrip(), *(f"{under} {piece}"[:WIDTH].rstrip() for piece in pieces[1:])]
