@@ -194,7 +194,7 @@ def test_means_and_ranges_over_seeds():
 @pytest.mark.parametrize(
     ("runs", "said"),
     [
-        ([("plain", 0, 0.1), ("skip", 9, 0.9), ("zero", 9, 0.8)], "Shortcuts win: 'skip' gets 90.0 %"),
+        ([("plain", 0, 0.1), ("skip", 9, 0.9), ("zero", 9, 0.8)], "Shortcuts win (one seed): 'skip' gets 90.0 %"),
         ([("plain", 0, 0.88), ("skip", 9, 0.9)], "Shortcuts do not win here"),
         ([("plain", 0, 0.9), ("skip", 9, 0.2)], "Shortcuts lose here"),
         ([("plain", 0, 0.5), ("skip", 9, 0.9), ("zero", 9, 0.3)], "Of the nets with shortcuts only 'skip' wins"),
@@ -212,14 +212,14 @@ def test_the_conclusion_follows_from_the_numbers(runs, said):
 
 def test_one_bad_seed_takes_the_win_away():
     won = [run("plain", 0, 0.5, s) for s in (0, 1)] + [run("skip", 1, 0.9, s) for s in (0, 1)]
-    assert "Shortcuts win" in Comparison(won, test_rows=1000).conclusion()
+    assert "Shortcuts win (2 seeds)" in Comparison(won, test_rows=1000).conclusion()
     won[-1] = run("skip", 1, 0.45, 1)
     assert "Shortcuts do not win" in Comparison(won, test_rows=1000).conclusion()
 
 
 def test_a_failed_net_has_nothing_right():
     said = Comparison([run("plain", 0, 0.5), run("skip", 1, 0.9, failed="step 3")], test_rows=1000).conclusion()
-    assert said.startswith("Shortcuts lose here: 'skip' gets 0.0 %")
+    assert said.startswith("Shortcuts lose here (one seed): 'skip' gets 0.0 %")
 
 
 def test_two_standard_errors_are_the_bar():

@@ -18,11 +18,11 @@ def verdict(comparison: Comparison) -> str:
     >>> def run(name, shortcuts, accuracy):
     ...     return Run(name, 0, 9, shortcuts, History([{"epoch": 1, "train_loss": 1.0, "test_accuracy": accuracy}]))
     >>> verdict(Comparison([run("plain", 0, 0.1), run("skip", 1, 0.9)], chance=0.1, test_rows=1000))
-    "Shortcuts win: 'skip' gets 90.0 % of the test right, and the best net without shortcuts, 'plain', 10.0 %
+    "Shortcuts win (one seed): 'skip' gets 90.0 % of the test right, and the best net without shortcuts, 'plain', 10.0 %
     (chance is 10.0 %)."
     >>> verdict(Comparison([run("plain", 0, 0.89), run("skip", 1, 0.9)], test_rows=1000))
-    "Shortcuts do not win here: 'skip' gets 90.0 % of the test right, and the best net without shortcuts, 'plain',
-    89.0 %."
+    "Shortcuts do not win here (one seed): 'skip' gets 90.0 % of the test right, and the best net without shortcuts,
+    'plain', 89.0 %."
     """
     # a net that failed has nothing right
     right = {name: [run.last("test_accuracy") or 0.0 for run in comparison.of(name)] for name in comparison.names}
@@ -48,7 +48,9 @@ def verdict(comparison: Comparison) -> str:
     each = [f"{name!r} {'gets ' * (i == 0)}{_percent(right[name])}" for i, name in enumerate(wired)]
     each[0] += " of the test right"
     against = f"the best net without shortcuts, {best!r}, {_percent(right[best])}"
-    return f"{opening}: {_listed(each)}, and {against}{_chance(comparison)}."
+    count = max(len(values) for values in right.values())
+    seeds = "one seed" if count == 1 else f"{count} seeds"
+    return f"{opening} ({seeds}): {_listed(each)}, and {against}{_chance(comparison)}."
 
 
 def better(ours: list[float], theirs: list[float], rows: int) -> bool:

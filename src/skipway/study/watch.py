@@ -44,7 +44,7 @@ class Watch:
             told = TextColumn("{task.fields[told]}")
             self._bars = Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), told)
             for run, title in self._titles.items():
-                self._tasks[run] = self._bars.add_task(title, total=self._epochs, start=False, told="")
+                self._tasks[run] = self._bars.add_task(title, total=self._epochs, start=False, visible=False, told="")
             self._bars.start()
         return self
 
@@ -57,6 +57,7 @@ class Watch:
         self._run, self._told = (name, seed), time.monotonic()
         if self._bars is not None:
             self._bars.start_task(self._tasks[self._run])
+            self._bars.update(self._tasks[self._run], visible=True)
 
     def epoch(self, row: Row) -> None:
         """An epoch of the run has ended."""
