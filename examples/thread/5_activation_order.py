@@ -65,8 +65,7 @@ def main(blocks: int = 20, epochs: int = 5, batch: int = 100) -> dict[str, tuple
     for name, block in BLOCKS.items():
         torch.manual_seed(0)
         net = make(block, blocks)
-        # a copy, since a twin shares its layers with the net it was taken from. An `act=` goes with its shortcut: the
-        # first twin has no relu where the sums were, so only half of the relus.
+        # a copy, since a twin shares its layers with the net it was taken from; the relu after each sum stays in it
         twin = copy.deepcopy(net.plain())
         options = {"epochs": epochs, "batch": batch, "lr": 1e-3, "device": "cpu", "progress": False}
         row, plain = fit(net, train, test, **options)[-1], fit(twin, train, test, **options)[-1]
