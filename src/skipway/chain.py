@@ -216,7 +216,10 @@ class Chain(Spine):
     # -- running -------------------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if torch.jit.is_tracing():  # it can look at no shape without a warning
+            self._need_closed("forward")
+            return self._hooked(self._run)(self, x)
+        if torch.compiler.is_compiling():
             self._need_closed("forward")
             if self._form.sizes and x.dim() == len(self._form.sizes[0]):
                 return self._run_checked(self, x[None])[0]

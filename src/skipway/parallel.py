@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .connection import hold
@@ -124,7 +125,9 @@ class Parallel(Layer, nn.Module):
         values = [branch(x) for branch in self.branches]
         if self.merge is not None:
             return self.merge(*values)
-        if isinstance(self._joiner, Merge) and any(v.shape != values[0].shape for v in values):
+        # a tracer has no shapes to compare, and runs what was planned
+        checks = isinstance(self._joiner, Merge) and isinstance(values[0], Tensor) and not torch.jit.is_tracing()
+        if checks and any(v.shape != values[0].shape for v in values):
             shapes = ", ".join(str(tuple(v.shape)) for v in values)
             raise ShapeError(f"Parallel ({self.source}): {self._joiner.word} needs equal shapes, and they are {shapes}")
         return values[0] if len(values) == 1 else self._joiner.many(values)

@@ -130,7 +130,9 @@ def value_code(value: Any) -> str:
             return repr(word)
     if isinstance(value, (Merge, Path, Drop, Learned)):
         held = [(f.name, getattr(value, f.name), f.default) for f in fields(value)]
-        shown = [f"{name}={value_code(v)}" for name, v, default in held if v != default]
+        if isinstance(value, Learned):  # ReZero and LayerScale differ in what they begin with: always said
+            held = [("", value.init, None), *held[1:]]
+        shown = [f"{name}={value_code(v)}".lstrip("=") for name, v, default in held if v != default]
         return f"{type(value).__name__}({', '.join(shown)})"
     if isinstance(value, (str, int, float)) or value is None:
         return repr(value)
