@@ -68,7 +68,7 @@ def _from_zoo(word: str) -> nn.Module:
             f"{word!r} names no net: this skipway has no zoo yet, so MODEL is file.py:name or package.module:name"
             + (f"; {word}.py is there" if Path(f"{word}.py").is_file() else "")
         ) from None
-    net: nn.Module = zoo.load(word)
+    net: nn.Module = zoo.make(word)
     return net
 
 

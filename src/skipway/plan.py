@@ -23,7 +23,7 @@ from .probe import NotATensor, ProbeError, expected, implied, layout_of, resized
 from .shortcut import Shortcut
 from .spine import unwrap
 from .value import UNKNOWN, Form, Layout, Value
-from .wrap import describe
+from .words import describe_layer, explicit, report
 
 
 class Plan(Graph):
@@ -283,7 +283,7 @@ class Plan(Graph):
                 fresh = layer.__dict__.get("_closed_by") == node.owner._token and not node.owner._used
                 if self.refit and fresh and self._build(node, layer, arriving):
                     return arriving
-            got, arg = shape[axis], _explicit(layer, width)
+            got, arg = shape[axis], explicit(layer, width)
             right = arg.replace(f"({width}", f"({got}", 1)
             dots = f" or {arg.replace(f'({width}', '(...', 1)}" if isinstance(layer, Layer) else ""
             what = "features" if axis == -1 else "channels"
@@ -429,11 +429,6 @@ def kept_layout(value: Value, trials: tuple[torch.Tensor, ...]) -> Layout | None
     return value.layout if same_rank and (len(trials[0].shape) == 2 or after.width == value.width) else None
 
 
-def _explicit(layer: Any, width: int) -> str:
-    """The code of a layer with its width as a number, also where it was written ``...``."""
-    return module_code(layer).replace("(...", f"({width}", 1) if isinstance(layer, Layer) else module_code(layer)
-
-
 def is_open(module: nn.Module) -> bool:
     return isinstance(module, Layer) and module.is_open
 
@@ -449,21 +444,3 @@ def follow(module: nn.Module, chain: nn.Module) -> None:
     if like is not None and (like.device != own.device or like.dtype != own.dtype):
         module.to(like.device, like.dtype)
     module.train(chain.training)
-
-
-def report(problems: list[str], source: str) -> str:
-    """All problems of a chain as one message."""
-    if len(problems) == 1:
-        return f"this chain ({source}) cannot work:\n  {problems[0]}"
-    lines = [f"  {i}. " + p.replace("\n", "\n   ") for i, p in enumerate(problems, 1)]
-    return "\n".join([f"this chain ({source}) cannot work, for {len(problems)} reasons:", *lines])
-
-
-def describe_layer(layer: Any) -> str:
-    """A layer in an error: its code on one line, shortened."""
-    code = describe(unwrap(layer)) if not isinstance(unwrap(layer), nn.Module) else module_code(layer)
-    code = " ".join(code.split())
-    return code if len(code) <= 70 else code[:66] + " ..."
-
-
-__all__ = ["Plan", "describe_layer", "follow", "report"]
