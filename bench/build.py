@@ -47,7 +47,7 @@ def import_seconds(rounds: int = 7) -> tuple[float, float]:
 
 
 def main() -> None:
-    table = Table(title="building Chain(..., wiring=every(2)) of Dense(64, 64, relu)", caption=machine())
+    table = Table(title="building a chain with every(2)")
     for column in ("layers", "seconds", "ms a layer"):
         table.add_column(column, justify="right")
     build_seconds(10, 2)  # what is loaded on first use
@@ -56,6 +56,7 @@ def main() -> None:
         table.add_row(str(depth), f"{seconds:.3f}", f"{1e3 * seconds / depth:.3f}")
     console = Console(width=110)
     console.print(table)
+    console.print(f"Dense(64, 64, relu) each; {machine()}")
     torch_, ours = import_seconds()
     console.print(f"import torch {torch_:.2f} s; import skipway after it {ours:.3f} s")
 
