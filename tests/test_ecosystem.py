@@ -39,6 +39,12 @@ class Scale:
         return x * self.by
 
 
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    # torch's compiler keeps what it made of one chain for the next, and does not look at hooks again
+    torch._dynamo.reset()
+
+
 def flat():
     return Chain(
         stem=Dense(4, 6, relu),
@@ -289,7 +295,6 @@ def test_compile_the_whole_graph(make, backend, x4):
     net.zero_grad()
     net(x4).square().sum().backward()
     assert all(torch.allclose(a, p.grad, atol=1e-5) for a, p in zip(of_compiled, net.parameters(), strict=True))
-    torch._dynamo.reset()
 
 
 def test_compile_before_the_first_forward_and_for_other_shapes():
@@ -298,7 +303,6 @@ def test_compile_before_the_first_forward_and_for_other_shapes():
     for rows in (1, 2, 5, 3):
         x = torch.randn(rows, 4)
         assert torch.equal(compiled(x), net(x))
-    torch._dynamo.reset()
 
 
 def test_compile_follows_a_change_of_mode():
@@ -308,14 +312,12 @@ def test_compile_follows_a_change_of_mode():
     dropped = (compiled.train()(x) - x).abs().sum(1) == 0
     assert 0 < dropped.sum() < 64
     assert torch.equal(compiled.eval()(x), net[0](x) + x)
-    torch._dynamo.reset()
 
 
 def test_compile_keeps_the_hooks_of_a_nested_chain(x4):
     net = opened()
     net["mid"].register_forward_hook(lambda m, args, out: out * 2)
     assert torch.equal(torch.compile(net, backend="eager")(x4), net(x4))
-    torch._dynamo.reset()
 
 
 @pytest.mark.slow
@@ -328,7 +330,6 @@ def test_compile_with_inductor(x4):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert torch.allclose(torch.compile(net)(x4), net(x4), atol=1e-5)
-    torch._dynamo.reset()
 
 
 @NETS

@@ -88,6 +88,16 @@ def test_cat_follows_an_axis_that_is_said():
     assert negative(torch.ones(2, 7, 4)).shape == (2, 14, 4)
 
 
+def test_cat_keeps_the_axis_that_was_said_for_other_numbers_of_dimensions():
+    net = Skip(Dense(4, 4), merge=Cat(axis=1))
+    x = torch.randn(2, 4, 4)
+    try:
+        got = net(x)
+    except ShapeError:
+        return
+    assert torch.equal(got, torch.cat([net[0](x), x], 1))
+
+
 def test_cat_that_cannot_tell_its_axis_says_so():
     # a bare function over (N, 7, 4): nothing tells which axis holds the features
     with pytest.raises(ShapeError, match=r"(?s)cannot tell the feature axis.*Cat\(axis=1\)"):

@@ -343,7 +343,7 @@ def test_slices_compose_where_nothing_is_cut(recipe, data):
     except skipway.ChainError:
         return
     x = batch(net)
-    assert torch.equal(tail(head(x)), net(x)) or head.wiring + tail.wiring != net.wiring
+    assert torch.equal(tail(head(x)), net(x))
 
 
 @given(recipes(merges=EQUAL))
@@ -377,8 +377,8 @@ def _in_order(flat: Chain, nested: Chain) -> list[Tensor]:
     return [held[name(key)] for key in nested.state_dict()]
 
 
-@given(st.integers(1, 8), st.integers(1, 4), st.data())
-def test_nesting_where_wirings_nest(n, k, data):
+@given(st.integers(1, 8), st.data())
+def test_nesting_where_wirings_nest(n, data):
     """A shortcut around layers a..b is the same written flat and as a Skip around them."""
     a = data.draw(st.integers(0, n - 1))
     b = data.draw(st.integers(a + 1, n))
@@ -387,8 +387,6 @@ def test_nesting_where_wirings_nest(n, k, data):
     nested = Chain(*layers[:a], Skip(*layers[a:b]), *layers[b:])
     x = batch(flat)
     assert torch.equal(flat(x), nested(x))
-    assert len(flat) == n
-    assert k >= 1
 
 
 @given(st.integers(2, 9))

@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skipway import (
@@ -145,6 +146,13 @@ class Doubles(nn.Module):
         return x.mul_(2)
 
 
+class DropsInTraining(nn.Module):
+    """In place, but only in training: by code, so that no flag tells."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, 0.5, self.training, inplace=True)
+
+
 IN_PLACE = [
     nn.ReLU(inplace=True),
     nn.Dropout(0.5, inplace=True),
@@ -155,6 +163,7 @@ IN_PLACE = [
     nn.Sequential(nn.Flatten(), nn.Dropout(0.5, inplace=True)),
     Chain(nn.ReLU(inplace=True)),
     Doubles(),
+    DropsInTraining(),
     torch.relu_,
     lambda x: x.add_(1),
 ]

@@ -158,6 +158,11 @@ def test_long_names_do_not_cost_what_the_shortcut_does():
         assert word in text
 
 
+def test_long_names_stay_apart():
+    rows = [line.split()[0] for line in TABLE(NETS["long"]()).splitlines()[1:] if "Dense" in line or "Chain" in line]
+    assert len(set(rows)) == len(rows) == 8
+
+
 def test_several_equal_shortcuts_do_not_read_like_a_scale():
     net = Chain(Dense(4, 4), Dense(4, 4), wiring=[Shortcut(0, 2), Shortcut(1, 2)])
     scaled = Chain(Dense(4, 4), Dense(4, 4), wiring=[Shortcut(1, 2, scale=2.0)])
