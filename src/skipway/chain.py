@@ -45,6 +45,7 @@ class Chain(Planned):
     ChainError
         (as :class:`ShapeError` where shapes do not fit) for everything that cannot work, all of it in one message.
 
+    >>> import torch
     >>> from skipway import Chain, Dense, every, relu
     >>> net = Chain(Dense(10, 5, relu), Dense(5, 4, relu), Dense(4, 2, relu), wiring=every(1, path="project"))
     >>> net(torch.zeros(3, 10)).shape
@@ -80,6 +81,7 @@ class Chain(Planned):
 
         Only the layers up to the last value asked for are run. Raises ``ChainError`` for a name that is none.
 
+        >>> import torch
         >>> from skipway import Chain, Dense
         >>> got = Chain(a=Dense(4, 3), b=Dense(3, 2)).features(torch.zeros(1, 4), at=["a"])
         >>> {name: tuple(value.shape) for name, value in got.items()}
@@ -224,6 +226,7 @@ class Skip(Chain):
 
     The options are those of :class:`Shortcut`.
 
+    >>> import torch
     >>> from skipway import Dense, relu
     >>> Skip(Dense(5, 5, relu)).wiring
     (Shortcut('input', 'output'),)

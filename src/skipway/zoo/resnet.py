@@ -81,35 +81,67 @@ def bottleneck(
     )  # fmt: skip
 
 
-def _resnet(
+def resnet(
     depth: int,
-    num_classes: int,
-    shortcut: Option,
-    stride_on: StrideOn,
-    zero_init: bool,
-    in_channels: int,
+    num_classes: int = 1000,
+    shortcut: Option = "B",
+    stride_on: StrideOn = "3x3",
+    zero_init: bool = False,
+    *,
     groups: int = 1,
     width: int = 64,
+    in_channels: int = 3,
 ) -> Chain:
+    """The residual nets of table 1 (1512.03385). Shapes: ``(N, in_channels, H, W)`` to ``(N, num_classes)``, planned for
+    224 x 224 and good for any size.
+
+    Parameters
+    ----------
+    depth:
+        18, 34 (two 3x3 convolutions a block), 50, 101 or 152 (bottlenecks).
+    shortcut:
+        ``"A"``, ``"B"``, ``"C"`` or ``"D"``, see the table of this module.
+    stride_on:
+        which convolution of a bottleneck halves the image: ``"1x1"`` is the paper's own, ``"3x3"`` that of
+        fb.resnet.torch and torchvision ("v1.5"), with as many parameters and more work.
+    zero_init:
+        a gamma of 0 in the last norm of every branch (1706.02677).
+    groups, width:
+        groups of the 3x3 convolutions, and channels of each in the first stage: see :func:`resnext` and
+        :func:`wide_resnet50_2`.
+
+    Convolutions begin as in 1502.01852 (variance 2 / fan-out), norms with gamma 1.
+
+    Raises
+    ------
+    ChainError
+        for a depth that is not in the table, an unknown option, and bottleneck options without bottlenecks.
+
+    >>> net = resnet(34, num_classes=10, shortcut="A")
+    >>> sum(p.numel() for p in net.parameters()) == sum(p.numel() for p in net.plain().parameters())
+    True
+    """
     if depth not in STAGES:
         raise ChainError(f"depth= is one of {', '.join(map(str, STAGES))} (table 1 of 1512.03385), not {depth!r}")
     if stride_on not in ("3x3", "1x1"):
         raise ChainError(f'stride_on= is "3x3" or "1x1", the convolution that halves the image, not {stride_on!r}')
     blocks, deep = STAGES[depth]
+    if not deep and (stride_on, groups, width) != ("3x3", 1, 64):
+        raise ChainError(
+            f"depth={depth} is made of blocks of two 3x3 convolutions: stride_on=, groups= and width= are for "
+            f"bottlenecks, from depth 50 on"
+        )
+
     stages: dict[str, Chain] = {}
     before = 64
     for i, count in enumerate(blocks):
-        row: list[Skip] = []
-        for k in range(count):
-            stride = 2 if i and not k else 1
-            after = (256 if deep else 64) << i
-            inner = groups * (width << i)
-            block = (
-                bottleneck(before, inner, after, stride, shortcut, stride_on, groups)
-                if deep
-                else basic(before, after, stride, shortcut)
-            )
-            row.append(block)
+        after, inner = (256 if deep else 64) << i, (groups * width) << i
+        row = []
+        for stride in [2 if i else 1] + [1] * (count - 1):
+            if deep:
+                row.append(bottleneck(before, inner, after, stride, shortcut, stride_on, groups))
+            else:
+                row.append(basic(before, after, stride, shortcut))
             before = after
         stages[f"stage{i + 1}"] = Chain(*row)
     net = Chain(
@@ -118,13 +150,105 @@ def _resnet(
         **stages,
         mean=GlobalAvgPool(), head=Dense(before, num_classes), input=(in_channels, 224, 224),
     )  # fmt: skip
-    he(net)
-    return zero_last_norms(net) if zero_init else net
+    return zero_last_norms(he(net)) if zero_init else he(net)
 
 
-def resnet18(
-    num_classes: int = 1000, shortcut: Option = "B", stride_on: StrideOn = "3x3", zero_init: bool = False,
-    in_channels: int = 3,
-) -> Chain:  # fmt: skip
-    """ResNet-18"""
-    return _resnet(18, num_classes, shortcut, stride_on, zero_init, in_channels)
+def resnet18(num_classes: int = 1000, **options: Any) -> Chain:
+    """ResNet-18: 11,689,512 parameters. Options as in :func:`resnet`.
+
+    >>> sum(p.numel() for p in resnet18().parameters())
+    11689512
+    """
+    return resnet(18, num_classes, **options)
+
+
+def resnet34(num_classes: int = 1000, **options: Any) -> Chain:
+    """ResNet-34: 21,797,672 parameters. Options as in :func:`resnet`; ``resnet34().plain()`` is the paper's plain-34.
+
+    >>> import torch
+    >>> with torch.device("meta"):
+    ...     net = resnet34()
+    >>> sum(p.numel() for p in net.parameters()), sum(p.numel() for p in net.plain().parameters())
+    (21797672, 21623848)
+    """
+    return resnet(34, num_classes, **options)
+
+
+def resnet50(num_classes: int = 1000, **options: Any) -> Chain:
+    """ResNet-50: 25,557,032 parameters. Options as in :func:`resnet`.
+
+    >>> import torch
+    >>> with torch.device("meta"):
+    ...     net = resnet50()
+    >>> sum(p.numel() for p in net.parameters())
+    25557032
+    """
+    return resnet(50, num_classes, **options)
+
+
+def resnet101(num_classes: int = 1000, **options: Any) -> Chain:
+    """ResNet-101: 44,549,160 parameters. Options as in :func:`resnet`.
+
+    >>> import torch
+    >>> with torch.device("meta"):
+    ...     net = resnet101()
+    >>> len(net["stage3"]), sum(p.numel() for p in net.parameters())
+    (23, 44549160)
+    """
+    return resnet(101, num_classes, **options)
+
+
+def resnet152(num_classes: int = 1000, **options: Any) -> Chain:
+    """ResNet-152: 60,192,808 parameters. Options as in :func:`resnet`.
+
+    >>> import torch
+    >>> with torch.device("meta"):
+    ...     net = resnet152()
+    >>> len(net["stage3"]), sum(p.numel() for p in net.parameters())
+    (36, 60192808)
+    """
+    return resnet(152, num_classes, **options)
+
+
+def resnext(depth: int = 50, groups: int = 32, width: int = 4, num_classes: int = 1000, **options: Any) -> Chain:
+    """ResNeXt (1611.05431): the 3x3 convolution in ``groups`` of ``width`` channels, twice as many in every next stage.
+
+    50-32x4d has 25,028,904 parameters. Other options as in :func:`resnet`.
+
+    >>> import torch
+    >>> with torch.device("meta"):
+    ...     net = resnext(50, groups=32, width=4)
+    >>> net["stage1"][0][3], sum(p.numel() for p in net.parameters())
+    (Conv2d(128, 128, 3, padding=1, groups=32, bias=False), 25028904)
+    """
+    return resnet(depth, num_classes, groups=groups, width=width, **options)
+
+
+def wide_resnet50_2(num_classes: int = 1000, **options: Any) -> Chain:
+    """Wide ResNet-50-2 (1605.07146): bottlenecks with twice as many channels inside; 68,883,240 parameters.
+
+    >>> import torch
+    >>> with torch.device("meta"):
+    ...     net = wide_resnet50_2()
+    >>> net["stage1"][0][3], sum(p.numel() for p in net.parameters())
+    (Conv2d(128, 128, 3, padding=1, bias=False), 68883240)
+    """
+    return resnet(50, num_classes, width=128, **options)
+
+
+def wide_resnet101_2(num_classes: int = 1000, **options: Any) -> Chain:
+    """Wide ResNet-101-2 (1605.07146): 126,886,696 parameters.
+
+    >>> import torch
+    >>> with torch.device("meta"):
+    ...     net = wide_resnet101_2()
+    >>> net["stage4"][0][3].out_channels, sum(p.numel() for p in net.parameters())
+    (1024, 126886696)
+    """
+    return resnet(101, num_classes, width=128, **options)
+
+
+__all__ = [
+    "basic", "bottleneck", "path", "resnet", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext",
+    "wide_resnet50_2", "wide_resnet101_2",
+]  # fmt: skip

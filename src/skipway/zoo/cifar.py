@@ -1,0 +1,223 @@
+"""The residual nets of CIFAR: original (1512.03385), pre-activation (1603.05027) and wide (1605.07146).
+
+Three stages of n blocks on images of 32, 16 and 8 pixels, with 16, 32 and 64 channels (times ``widen``), under a 3x3
+convolution and before one dense layer.
+
+Where norm and relu stand makes the difference. In the original a block is ``relu(x + F(x))``. With pre-activation it is
+``x + F(x)``, and F begins with norm and relu, so that nothing stands on the shortcut. Only where the shape changes, and
+at the first block, does the shortcut leave after norm and relu, which branch and shortcut then share::
+
+    Skip(BatchNorm(c), relu, Conv(...), BatchNorm(c), relu, Conv(...))              # x, and what F makes of it
+    Chain(BatchNorm(c), relu, Skip(Conv(...), BatchNorm(d), relu, Conv(...), path="project"))       # shared
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from skipway.chain import Chain, Skip
+from skipway.errors import ChainError, nearest
+from skipway.functional import relu
+from skipway.layers import BatchNorm, Conv, Dense, Dropout, GlobalAvgPool
+from skipway.paths import Pad, Project
+
+from .initialise import he
+from .resnet import Option, basic
+
+
+def cifar_resnet(depth: int = 20, shortcut: Option = "A", num_classes: int = 10, in_channels: int = 3) -> Chain:
+    """The residual nets of section 4.2 of 1512.03385. Shapes: ``(N, 3, 32, 32)`` to ``(N, num_classes)``.
+
+    Parameters
+    ----------
+    depth:
+        6n + 2: a convolution, three stages of n blocks of two, a dense layer. The paper has 20, 32, 44, 56, 110 and
+        1202.
+    shortcut:
+        ``"A"`` (zeros for the new channels, the paper's choice here), ``"B"``, ``"C"`` or ``"D"``, as in
+        :mod:`skipway.zoo.resnet`.
+
+    =====  =========  =========  =========
+    depth  A          B          C
+    =====  =========  =========  =========
+    20     269,722    272,474    283,962
+    32     464,154    466,906    489,594
+    56     853,018    855,770    900,858
+    110    1,727,962  1,730,714  1,826,202
+    =====  =========  =========  =========
+
+    Convolutions begin as in 1502.01852.
+
+    Raises
+    ------
+    ChainError
+        for a depth that is not 6n + 2, or an unknown option.
+
+    >>> sum(p.numel() for p in cifar_resnet(20).parameters())
+    269722
+    """
+    n = _blocks(depth, "cifar_resnet", 6)
+
+    def block(start: int, end: int, stride: int) -> Skip:
+        return basic(start, end, stride, shortcut)
+
+    stages = _stages(16, (16, 32, 64), n, block)
+    net = Chain(
+        conv=Conv(in_channels, 16, 3, padding=1, bias=False), norm=BatchNorm(16), relu=relu,
+        **stages,
+        mean=GlobalAvgPool(), head=Dense(64, num_classes), input=(in_channels, 32, 32),
+    )  # fmt: skip
+    return he(net)
+
+
+def preact_resnet(
+    depth: int = 164,
+    num_classes: int = 10,
+    bottleneck: bool | None = None,
+    shortcut: Literal["A", "B"] | None = None,
+    in_channels: int = 3,
+) -> Chain:
+    """Identity mappings (1603.05027): norm and relu before every convolution, nothing after the addition.
+
+    Shapes: ``(N, 3, 32, 32)`` to ``(N, num_classes)``. Depth 164 has 1,703,258 parameters, 110 as many as
+    :func:`cifar_resnet` with option A, 1,727,962. Table 4 of the paper prints 10.2M for depth 1001, which this net
+    exceeds: its convolutions and dense layer alone come to that, the norms are left out there.
+
+    Parameters
+    ----------
+    depth:
+        6n + 2 with blocks of two 3x3 convolutions, 9n + 2 with bottlenecks (1x1, 3x3, 1x1 to four times the width).
+    bottleneck:
+        which of the two; by default bottlenecks from depth 164 on, as in the paper.
+    shortcut:
+        where the shape changes: ``"A"`` pads with channels of zeros, ``"B"`` is a 1x1 convolution without norm. By
+        default B with bottlenecks, else A. Both start from the value after norm and relu, as the paper says of
+        projections; for A it does not say.
+
+    Convolutions begin as in 1502.01852.
+
+    Raises
+    ------
+    ChainError
+        for a depth that is not of that form, or an unknown option.
+
+    >>> sum(p.numel() for p in preact_resnet(164).parameters())
+    1703258
+    """
+    deep = depth >= 164 if bottleneck is None else bottleneck
+    n = _blocks(depth, "preact_resnet", 9 if deep else 6)
+    option = shortcut or ("B" if deep else "A")
+    if option not in ("A", "B"):
+        raise ChainError(f'shortcut= is "A" or "B", not {option!r}: {nearest(str(option), "AB")}')
+    path = Pad() if option == "A" else Project()
+
+    def block(start: int, end: int, stride: int) -> Chain:
+        if not deep:
+            return preact(start, end, stride, _two(start, end, stride), path)
+        inner = end // 4
+        body = [
+            Conv(start, inner, 1, stride=stride, bias=False), BatchNorm(inner), relu,
+            Conv(inner, inner, 3, padding=1, bias=False), BatchNorm(inner), relu,
+            Conv(inner, end, 1, bias=False),
+        ]  # fmt: skip
+        return preact(start, end, stride, body, path)
+
+    widths = (64, 128, 256) if deep else (16, 32, 64)
+    return _preact_net(16, widths, n, block, num_classes, in_channels)
+
+
+def wide_resnet(
+    depth: int = 28, widen: int = 10, dropout: float = 0.0, num_classes: int = 10, in_channels: int = 3
+) -> Chain:
+    """Wide residual nets (1605.07146): pre-activation, two 3x3 convolutions a block, ``widen`` times as many channels.
+
+    Shapes: ``(N, 3, 32, 32)`` to ``(N, num_classes)``. WRN-28-10 has 36,479,194 parameters, WRN-40-1 563,930.
+
+    Parameters
+    ----------
+    depth:
+        6n + 4: the paper counts the three projections of a stage's first block as one layer each, less one that the
+        first convolution replaces.
+    widen:
+        the factor k: stages of 16k, 32k and 64k channels.
+    dropout:
+        probability of dropout between the two convolutions of a block.
+
+    Where the shape changes, a 1x1 convolution without norm starts from the value after norm and relu. Convolutions
+    begin as in 1502.01852.
+
+    Raises
+    ------
+    ChainError
+        for a depth that is not 6n + 4, or a factor that is not a positive whole number.
+
+    >>> sum(p.numel() for p in wide_resnet(40, 1).parameters())
+    563930
+    """
+    n = _blocks(depth, "wide_resnet", 6, more=4)
+    if isinstance(widen, bool) or not isinstance(widen, int) or widen < 1:
+        raise ChainError(f"widen= is the factor k of 1605.07146, a positive whole number, not {widen!r}")
+
+    def block(start: int, end: int, stride: int) -> Chain:
+        return preact(start, end, stride, _two(start, end, stride, dropout), Project())
+
+    return _preact_net(16, (16 * widen, 32 * widen, 64 * widen), n, block, num_classes, in_channels)
+
+
+def _two(start: int, end: int, stride: int, dropout: float = 0.0) -> list[Any]:
+    """The branch of a basic block, after its first norm and relu."""
+    return [
+        Conv(start, end, 3, stride=stride, padding=1, bias=False), BatchNorm(end), relu,
+        *([Dropout(dropout)] if dropout else []),
+        Conv(end, end, 3, padding=1, bias=False),
+    ]  # fmt: skip
+
+
+def preact(start: int, end: int, stride: int, body: list[Any], path: Any) -> Chain:
+    """A block with pre-activation: the shortcut carries ``x``, or where the shape changes ``relu(norm(x))``.
+
+    >>> preact(8, 8, 1, [Conv(8, 8, 3, padding=1)], "project")
+    Skip(BatchNorm(num_features=8), relu, Conv(8, 8, 3, padding=1))
+    >>> preact(8, 16, 1, [Conv(8, 16, 3, padding=1)], "project")
+    Chain(norm=BatchNorm(num_features=8), relu=relu, body=Skip(Conv(8, 16, 3, padding=1), path='project'))
+    """
+    if start == end and stride == 1:
+        return Skip(BatchNorm(start), relu, *body)
+    return Chain(norm=BatchNorm(start), relu=relu, body=Skip(*body, path=path))
+
+
+def _preact_net(stem: int, widths: tuple[int, ...], n: int, block: Any, num_classes: int, in_channels: int) -> Chain:
+    net = Chain(
+        conv=Conv(in_channels, stem, 3, padding=1, bias=False),
+        **_stages(stem, widths, n, block),
+        norm=BatchNorm(widths[-1]), relu=relu, mean=GlobalAvgPool(), head=Dense(widths[-1], num_classes),
+        input=(in_channels, 32, 32),
+    )  # fmt: skip
+    return he(net)
+
+
+def _stages(stem: int, widths: tuple[int, ...], n: int, block: Any) -> dict[str, Chain]:
+    """Stages of n blocks; the first block of each but the first halves the image."""
+    stages = {}
+    start = stem
+    for i, width in enumerate(widths):
+        first = block(start, width, 2 if i else 1)
+        stages[f"stage{i + 1}"] = Chain(first, *[block(width, width, 1) for _ in range(n - 1)])
+        start = width
+    return stages
+
+
+def _blocks(depth: int, name: str, each: int, more: int = 2) -> int:
+    """How many blocks a stage has, or why there can be no net of this depth."""
+    n, rest = divmod(depth - more, each) if isinstance(depth, int) else (0, 1)
+    if rest or n < 1:
+        near = [each * k + more for k in (n, n + 1) if k > 0]
+        layers = each // 3
+        raise ChainError(
+            f"{name}: depth= is {each}n + {more} (three stages of n blocks of {layers} convolutions), not {depth!r}: "
+            f"take {' or '.join(map(str, near))}"
+        )
+    return n
+
+
+__all__ = ["cifar_resnet", "preact", "preact_resnet", "wide_resnet"]
