@@ -1,0 +1,114 @@
+"""Dense nets: exact counts, and that every layer reads all that was made before it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from skipway import BatchNorm, Chain, ChainError
+from skipway.zoo.count import count
+from skipway.zoo.densenet import (
+    block,
+    cifar_densenet,
+    densenet,
+    densenet121,
+    densenet161,
+    densenet169,
+    densenet201,
+)
+
+
+@pytest.mark.parametrize(
+    ("make", "parameters", "giga", "depth"),
+    [
+        (densenet121, 7_978_856, 2.834, 121),
+        (densenet161, 28_681_000, 7.728, 161),
+        (densenet169, 14_149_480, 3.360, 169),
+        (densenet201, 20_013_928, 4.291, 201),
+    ],
+)
+def test_counts(make, parameters, giga, depth):
+    with torch.device("meta"):
+        found = count(make())
+    assert (found.parameters, found.depth, found.projections) == (parameters, depth, 0)
+    assert round(found.macs / 1e9, 3) == giga
+
+
+@pytest.mark.parametrize(
+    ("args", "parameters"),
+    [((40, 12, False), 1_019_722), ((100, 12, True), 769_162), ((190, 40, True), 25_624_430)],
+)
+def test_cifar_counts(args, parameters):
+    with torch.device("meta"):
+        found = count(cifar_densenet(*args))
+    assert (found.parameters, found.depth) == (parameters, args[0])
+
+
+def test_as_many_connections_as_the_paper_says():
+    # L(L + 1) / 2 of them; those from a layer to the next are the chain itself
+    layers = 7
+    shortcuts = block(layers, 4).wiring
+    reading = [s for s in shortcuts if s.end != layers]
+    assert len(reading) + layers == layers * (layers + 1) // 2
+    assert len(shortcuts) == len(reading) + layers, "and what follows the block reads them all"
+
+
+def test_equals_the_block_written_by_hand():
+    net = block(3, 4, bottleneck=False).build((5, 6, 6)).eval()
+    x = torch.randn(2, 5, 6, 6)
+    made = [x]
+    for k, part in enumerate(net):
+        # newest first, then from the oldest on: the order in which `dense` joins them
+        seen = [made[-1], *made[:-1]] if k else made
+        made.append(part(torch.cat(seen, 1)))
+    expected = torch.cat([made[-1], *made[:-1]], 1)
+    assert torch.allclose(net(x), expected, atol=1e-6)
+    assert net(x).shape == (2, 5 + 3 * 4, 6, 6)
+
+
+def test_no_feature_is_there_twice():
+    net = block(4, 3).build((5, 4, 4)).eval()
+    out = net(torch.randn(1, 5, 4, 4))[0].flatten(1)
+    assert torch.unique(out, dim=0).shape[0] == out.shape[0] == 5 + 4 * 3
+
+
+def test_bottleneck_and_compression():
+    net = cifar_densenet(16, 12, bottleneck=True)
+    assert net["conv"].out_channels == 24
+    assert net["block1"][0][2].out_channels == 48
+    assert net["transition1"][2].out_channels == (24 + 2 * 12) // 2
+    assert cifar_densenet(10, 12)["transition1"][2].out_channels == 16 + 2 * 12
+
+
+def test_dropout_after_every_convolution_but_the_first():
+    net = cifar_densenet(16, 4, bottleneck=True, dropout=0.2)
+    convolutions = sum(isinstance(m, nn.Conv2d) for m in net.modules())
+    assert sum(isinstance(m, nn.Dropout) for m in net.modules()) == convolutions - 1
+
+
+def test_plain_twin_has_narrow_layers():
+    plain = cifar_densenet(10, 4).plain()
+    assert plain["block1"][1][0].num_features == 4
+    assert not any(m.wiring for m in plain.modules() if isinstance(m, Chain))
+    assert plain(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_norms_take_the_width_that_arrives():
+    norms = [m for m in densenet((2, 2), 4, 8, num_classes=3)["block1"].modules() if isinstance(m, BatchNorm)]
+    assert [n.num_features for n in norms] == [8, 16, 12, 16]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"depth": 41}, r"3n \+ 4 without bottlenecks .*not 41: take 40 or 43"),
+        ({"depth": 101, "bottleneck": True}, r"6n \+ 4 with bottlenecks .*take 100 or 106"),
+        ({"depth": 4}, "take 7"),
+        ({"compression": 0.0}, "theta"),
+        ({"compression": 1.5}, "theta"),
+    ],
+)
+def test_contradictions_are_told_in_the_papers_terms(options, words):
+    with pytest.raises(ChainError, match=words):
+        cifar_densenet(**options)
