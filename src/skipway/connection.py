@@ -14,7 +14,7 @@ from .merges import Merge, Misfit, as_merge
 from .paths import Path, as_path
 from .shortcut import Shortcut
 from .value import Value
-from .wrap import Wrapped
+from .wrap import Wrapped, is_leaf
 
 #: the parts of a connection, in the order in which they act
 PARTS = ("scale", "drop", "path", "path_scale", "merge", "act")
@@ -154,7 +154,9 @@ class Connections(nn.Module):
 
 def hold(part: Callable[..., Any] | None) -> Any:
     """A callable as it is kept: modules and plain functions as they are, one that holds parameters wrapped."""
-    if part is None or isinstance(part, nn.Module):
+    if part is None or isinstance(part, nn.Module) or is_leaf(part) or type(part).__module__.startswith("skipway."):
         return part
+    if getattr(part, "__module__", "") in ("skipway.merges", "skipway.functional"):
+        return part  # nothing to look for in our own functions
     wrapped = Wrapped(part)
     return part if wrapped.stateless else wrapped

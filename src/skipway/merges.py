@@ -189,7 +189,7 @@ class Cat(Merge):
             ndim = value.trials[0].dim()
             if not -ndim < self.axis < ndim:
                 raise Misfit(f"Cat(axis={self.axis}) is outside the {ndim} axes of {show(value.shape)}", "say another")
-            return self.axis if self.axis < 0 else self.axis - ndim
+            return self.axis
         known = {v.axis for v in (branch, shortcut) if v and v.axis is not None}
         if len(known) > 1:
             raise Misfit(
@@ -220,7 +220,7 @@ class Cat(Merge):
                 f"cat cannot tell the feature axis of {show(branch.shape)}",
                 "say merge=Cat(axis=1) or merge=Cat(axis=-1), imported from skipway",
             )
-        if clash(branch, shortcut, but=axis):
+        if clash(branch, shortcut, but=axis if axis < 0 else axis - branch.trials[0].dim()):
             raise Misfit(
                 f"cat needs equal shapes but for the features, and {_shown(branch, shortcut)}", _fix(branch, shortcut)
             )

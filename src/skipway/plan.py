@@ -19,7 +19,7 @@ from .graph import Edge, Graph, Node
 from .layer import Layer, module_code, parameters_made
 from .merges import Cat, Merge, Misfit, as_merge
 from .paths import Path, as_path
-from .probe import NotATensor, ProbeError, expected, implied, layout_of, resized, run
+from .probe import NotATensor, ProbeError, expected, implied, layout_of, resized, run, watch_training
 from .shortcut import Shortcut
 from .spine import unwrap
 from .value import UNKNOWN, Form, Layout, Value
@@ -140,6 +140,8 @@ class Plan(Graph):
         live: set[int] = {0} if self.nodes[0].leaves or 0 in self.watch else set()
         for node in self.nodes[1:]:
             arrival = self._layer(node, self._values[-1]) if node.layer is not None else self._values[-1]
+            if live and self.close and node.layer is not None:
+                watch_training(node.layer, self._values[-1])
             self._tapped_unchanged(node, live)
             result = arrival
             for edge in node.edges:

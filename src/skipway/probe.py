@@ -12,6 +12,7 @@ operation
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections import OrderedDict
@@ -125,6 +126,30 @@ def _on_empty(fn: Any, args: tuple[Tensor, ...]) -> Tensor:
             # a view: what later changes it in place changes the value itself
             return arg.as_strided(shape, torch.empty(shape, device="meta").stride())
     return torch.empty(shape, dtype=out.dtype, device="meta")
+
+
+def watch_training(fn: Any, value: Value) -> None:
+    """Let a value show what a user's module changes in place only when it trains.
+
+    Asked with two rows of zeros, since dropout leaves an empty batch alone. Whether it can run does not matter here, so
+    this is only worth its cost where a shortcut still needs the value.
+    """
+    if not isinstance(fn, nn.Module) or not any(_own(m) for m in fn.modules()):
+        return
+    device = next((p.device for p in parameters_made(fn)), torch.device("cpu"))
+    buffers = {name: b.clone() for name, b in fn.named_buffers(remove_duplicate=False)}
+    forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with forked, torch.inference_mode(False), torch.no_grad(), _asleep(fn), contextlib.suppress(Exception):
+        for module in fn.modules():
+            module.training = True
+        for trial in value.trials[:1]:
+            rows = torch.zeros(trial.shape, dtype=trial.dtype, device=device)
+            version = rows._version
+            try:
+                torch.func.functional_call(fn, buffers, (rows,))
+            finally:
+                if rows._version != version:
+                    increment_version(trial)
 
 
 def _on_meta(fn: Any, args: tuple[Tensor, ...]) -> Tensor:

@@ -180,7 +180,9 @@ def _fit(lines: list[Any], lanes: int) -> list[str]:
     out = []
     for line in lines:
         if isinstance(line, _Line):
-            shown = line.name if len(line.name) <= name else line.name[: name - 1] + "…"
+            shown = (
+                line.name if len(line.name) <= name else line.name[: name // 2] + "…" + line.name[-(name - 1) // 2 :]
+            )
             what_ = line.what if len(line.what) <= kind else line.what[: kind - 1] + "…"
             cells = f"  {shown:<{name}}  {what_:<{kind}}   {line.shape:<{shape}}   {line.count:>{count}}  "
             out += _wrapped(cells + line.rails, line.note, f"{'':<{width}} {line.through}", lanes)
@@ -192,6 +194,10 @@ def _fit(lines: list[Any], lanes: int) -> list[str]:
     return out
 
 
+def _unbroken(word: str, room: int) -> str:
+    return word.replace(" ", "\N{NO-BREAK SPACE}") if len(word) <= room else word
+
+
 def _wrapped(cells: str, note: str, under: str, lanes: int) -> list[str]:
     """A row with its note; what does not fit goes on under the rails."""
     if not note:
@@ -200,8 +206,8 @@ def _wrapped(cells: str, note: str, under: str, lanes: int) -> list[str]:
         under = under[:-1]
     room = max(16, WIDTH - len(under) - 1)
     # lines break between the words of a label, not inside one: a no-break space holds each together
-    held = "; ".join(" · ".join(w.replace(" ", "\N{NO-BREAK SPACE}") for w in n.split(" · ")) for n in note.split("; "))
-    wrapped = textwrap.wrap(held, room, break_long_words=True, break_on_hyphens=False)
+    held = "; ".join(" · ".join(_unbroken(word, room) for word in text.split(" · ")) for text in note.split("; "))
+    wrapped = textwrap.wrap(held, room, break_on_hyphens=False)
     pieces = [piece.replace("\N{NO-BREAK SPACE}", " ") for piece in wrapped]
     first = cells.rstrip() if len(cells.rstrip()) + 1 + len(pieces[0]) <= WIDTH else cells
     return [f"{first} {pieces[0]}"[:WIDTH].rstrip(), *(f"{under} {piece}"[:WIDTH].rstrip() for piece in pieces[1:])]
