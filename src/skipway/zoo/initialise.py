@@ -2,31 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Any, Literal
 
 from torch import nn
 
 from skipway.chain import Chain
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+Mode = Literal["fan_in", "fan_out"]
+
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def he(net: Chain, mode: Literal["fan_in", "fan_out"] = "fan_out", dense: bool = False) -> Chain:
+def he(net: Chain, mode: Mode = "fan_out", dense: bool = False) -> Chain:
     """The net with convolutions as He et al. 2015 (1502.01852) draw them for relu, and biases of 0.
 
     ``"fan_out"`` keeps the variance of the gradients, ``"fan_in"`` that of the values; the paper finds either enough.
-    Dense layers are left as they are, with a bias of 0, or drawn in the same way with ``dense=True``.
+    Dense layers keep their weights, or are drawn in the same way with ``dense=True``. Norms begin with gamma 1 and beta
+    0, as torch makes them.
 
     >>> from skipway import Conv
     >>> bool((he(Chain(Conv(1, 2, 3)))[0].bias == 0).all())
     True
     """
     for module in net.modules():
-        if isinstance(module, CONVOLUTIONS) or (dense and isinstance(module, nn.Linear)):
+        if isinstance(module, _TRANSPOSED):
+            nn.init.normal_(module.weight, std=math.sqrt(2 / _fan(module, mode)))
+        elif isinstance(module, _CONVOLUTIONS) or (dense and isinstance(module, nn.Linear)):
             nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
-        if isinstance(module, (*CONVOLUTIONS, nn.Linear)) and module.bias is not None:
+        elif not isinstance(module, nn.Linear):
+            continue
+        if module.bias is not None:
             nn.init.zeros_(module.bias)
     return net
+
+
+def _fan(layer: Any, mode: Mode) -> float:
+    """Values that one output of a transposed convolution is made of, or one input goes to.
+
+    torch takes the axes of its weight for those of a convolution, which are the other way round.
+    """
+    if mode == "fan_out":
+        return float(layer.out_channels // layer.groups * math.prod(layer.kernel_size))
+    return layer.in_channels // layer.groups * math.prod(layer.kernel_size) / math.prod(layer.stride)
 
 
 def zero_last_norms(net: Chain) -> Chain:

@@ -1,7 +1,8 @@
-"""U-Net (Ronneberger et al. 2015, 1505.04597): down to a few large pixels and up again, with what was lost brought over.
+"""U-Net (Ronneberger et al. 2015, 1505.04597): down to few large pixels and up again, with what was lost brought over.
 
-On the way down, two 3x3 convolutions and a max pool halve the image and double the channels; on the way up, a transposed
-convolution doubles the image and halves the channels, and the value of the same level on the way down is joined to it::
+On the way down, two 3x3 convolutions and a max pool halve the image and double the channels; on the way up, a
+transposed convolution doubles the image and halves the channels, and what the way down had at that level is joined to
+it::
 
     down1 ------------------------------------> up1
        down2 ----------------------------> up2
@@ -18,10 +19,10 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from skipway.chain import Chain
-from skipway.errors import ChainError
+from skipway.errors import ChainError, OpenChainError
 from skipway.functional import relu
 from skipway.layers import Conv, MaxPool
-from skipway.merges import Cat, Misfit
+from skipway.merges import Misfit
 from skipway.paths import Path
 from skipway.shortcut import Shortcut
 from skipway.value import Value, show
@@ -40,10 +41,103 @@ class Crop(Path):
     """
 
     def make(self, start: Value, target: Value) -> CropTo | None:
-        found = {_margins(s, t) for s, t in zip(start.trials, target.trials, strict=True)}
-        if any(m < 0 for margins in found for m in margins):
+        if start.same(target):
+            return None
+        found = {_margins(s, t) for s, t in zip(start.trials, target.trials, strict=False)}
+        if not found:
+            raise OpenChainError("crop needs the shapes at both ends: give the chain input=")
+        if any(before < 0 for margins in found for before, _ in margins):
             raise Misfit(
                 f"crop only takes away, and cannot take {show(start.shape)} to {show(target.shape)}",
                 "let the shortcut start from a larger image",
             )
-        return CropTo() if False else None
+        if len(found) > 1:
+            raise OpenChainError("crop takes away as much at every size, and here that differs: give the chain input=")
+        return CropTo(found.pop())
+
+
+def _margins(start: Tensor, target: Tensor) -> tuple[tuple[int, int], ...]:
+    """What is too much before and after, for every axis of the image."""
+    more = [s - t for s, t in zip(start.shape[2:], target.shape[2:], strict=True)]
+    return tuple((m // 2, m - m // 2) for m in more)
+
+
+@dataclass(frozen=True)
+class CropTo:
+    """What :class:`Crop` does at one place. Shapes: ``(N, C, *size)`` to ``(N, C, *(size - margins))``."""
+
+    margins: tuple[tuple[int, int], ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        for axis, (before, after) in enumerate(self.margins, 2):
+            x = x.narrow(axis, before, x.shape[axis] - before - after)
+        return x
+
+
+def unet(
+    in_channels: int = 1,
+    num_classes: int = 2,
+    width: int = 64,
+    depth: int = 4,
+    padding: Literal["same", "valid"] = "same",
+    merge: Literal["cat", "add"] = "cat",
+) -> Chain:
+    """U-Net, with a transposed 2x2 convolution for every level up and a 1x1 convolution at the end.
+
+    Shapes: ``(N, in_channels, H, W)`` to ``(N, num_classes, H, W)``, H and W multiples of ``2**depth``; from 572 x 572
+    to 388 x 388 with the paper's ``padding="valid"``. From 1 channel to 2 classes 31,030,658 parameters, from 3 to 1
+    31,031,745.
+
+    Parameters
+    ----------
+    width:
+        channels of the first level; every next one has twice as many.
+    depth:
+        how often the image is halved.
+    padding:
+        ``"same"`` keeps the size; ``"valid"`` is the paper's own: convolutions without padding, and cropped shortcuts.
+    merge:
+        ``"cat"``, or ``"add"`` as in FCN and LinkNet, which halves the inputs of the first convolution after it.
+
+    Convolutions begin with a variance of 2 / fan-in (section 3 of the paper, from 1502.01852), biases at 0.
+
+    Raises
+    ------
+    ChainError
+        for another word for padding or merge, or a width or depth that is not a positive whole number.
+
+    >>> net = unet(width=4, depth=2)
+    >>> net.wiring
+    (Shortcut('down2', 'up2', merge='cat'), Shortcut('down1', 'up1', merge='cat'))
+    >>> net.plan.output.shape
+    (2, 256, 256)
+    """
+    if padding not in ("same", "valid"):
+        raise ChainError(f'padding= is "same" or "valid" (the paper\'s own, with cropped shortcuts), not {padding!r}')
+    if merge not in ("cat", "add"):
+        raise ChainError(f'merge= is "cat" (U-Net) or "add" (FCN, LinkNet), not {merge!r}')
+    for name, size in (("width", width), ("depth", depth)):
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ChainError(f"{name}= is a positive whole number, not {size!r}")
+    pad = 1 if padding == "same" else 0
+
+    def twice(channels: int) -> Chain:
+        return Chain(Conv(..., channels, 3, relu, padding=pad), Conv(..., channels, 3, relu, padding=pad))
+
+    widths = [width << level for level in range(depth + 1)]
+    layers: dict[str, Any] = {}
+    for level in range(depth):
+        layers[f"down{level + 1}"] = twice(widths[level])
+        layers[f"pool{level + 1}"] = MaxPool(2)
+    layers["mid"] = twice(widths[depth])
+    for level in reversed(range(depth)):
+        layers[f"up{level + 1}"] = nn.ConvTranspose2d(widths[level + 1], widths[level], 2, stride=2)
+        layers[f"join{level + 1}"] = twice(widths[level])
+    path = "identity" if padding == "same" else Crop()
+    wiring = [Shortcut(f"down{k}", f"up{k}", merge=merge, path=path) for k in range(depth, 0, -1)]
+    side = 256 if padding == "same" else 572
+    net = Chain(**layers, head=Conv(width, num_classes, 1), wiring=wiring, input=(in_channels, side, side))
+    return he(net, "fan_in")
+
+
+__all__ = ["Crop", "unet"]
