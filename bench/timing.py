@@ -22,20 +22,23 @@ def machine() -> str:
 
 
 def interleaved(
-    ways: Mapping[str, Callable[[], object]], *, rounds: int = 30, seconds: float = 0.02
+    ways: Mapping[str, Callable[[], object]], *, budget: float = 12.0, seconds: float = 0.02
 ) -> dict[str, list[float]]:
-    """Seconds per call of every way, ``rounds`` figures each.
+    """Seconds per call of every way, one figure a round, over as many rounds as fill ``budget`` seconds (9 at least).
 
     Each round times every way once, in turning order, over as many calls as fill ``seconds``: drift of the machine
     falls on all of them alike.
     """
-    calls = {}
+    calls, once = {}, 0.0
     for name, way in ways.items():
         for _ in range(3):
             way()
         start = time.perf_counter()
         way()
-        calls[name] = max(1, int(seconds / max(time.perf_counter() - start, 1e-9)))
+        took = max(time.perf_counter() - start, 1e-9)
+        calls[name] = max(1, int(seconds / took))
+        once += calls[name] * took
+    rounds = max(9, int(budget / once))
     found: dict[str, list[float]] = {name: [] for name in ways}
     order = list(ways)
     for round_ in range(rounds):

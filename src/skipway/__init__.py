@@ -41,7 +41,7 @@ def __getattr__(name: str) -> Any:
 
     if name in _FROM_TRAIN:
         return getattr(import_module("skipway.train"), name)
-    if name in ("data", "study", "train"):
+    if name in ("data", "study", "train", "zoo"):
         return import_module(f"skipway.{name}")
     raise AttributeError(f"module 'skipway' has no attribute {name!r}")
 
@@ -53,5 +53,5 @@ __all__ = [
     "TrainError",
     "crossentropy", "data", "dense", "evaluate", "every", "fit", "from_input", "gelu", "identity", "log2",
     "logitcrossentropy", "onecold", "onehot", "relu", "sigmoid", "silu", "sliding", "softmax", "study", "tanh",
-    "throttle", "tie", "train", "unet",
+    "throttle", "tie", "train", "unet", "zoo",
 ]  # fmt: skip

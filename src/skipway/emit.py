@@ -131,10 +131,15 @@ class Program:
         else:
             self._enter(node)
             expression = self._call_layer(node)
-        if any(e.shortcut.tap == "branch" and e.end <= last for e in node.leaves):
+        if node.edges and expression != "x":
+            # a line of its own, so that what the layer read is free before the merge needs room
             self._line(f"x = {expression}")
-            self._line(f"{self._var(node, 'branch')} = x")
             expression = "x"
+        if any(e.shortcut.tap == "branch" and e.end <= last for e in node.leaves):
+            if expression != "x":
+                self._line(f"x = {expression}")
+                expression = "x"
+            self._line(f"{self._var(node, 'branch')} = x")
         expression = self._merges(node, expression)
         if expression != "x":
             self._line(f"x = {expression}")

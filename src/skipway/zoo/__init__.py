@@ -1,0 +1,29 @@
+"""The nets of the papers, one file an architecture family, built from skipway's own words.
+
+>>> from skipway import zoo
+>>> zoo.make("cifar_resnet20", shortcut="B")["stage2"][0].wiring
+(Shortcut('input', 'output', path=Project(norm=BatchNorm), act=relu),)
+>>> zoo.check("lang_witbrock").ok
+True
+"""
+
+from __future__ import annotations
+
+from .cifar import cifar_resnet, preact_resnet, wide_resnet
+from .cost import Count, count
+from .densenet import cifar_densenet, densenet121, densenet161, densenet169, densenet201
+from .encoder_decoder import Crop, unet
+from .mlp import cascade, highway, lang_witbrock, rezero_mlp, tabular_resnet
+from .published import Check, check
+from .registry import make, names
+from .resnet import resnet18, resnet34, resnet50, resnet101, resnet152, resnext, wide_resnet50_2, wide_resnet101_2
+
+#: how the command line asks for a net
+load = make
+
+__all__ = [
+    "Check", "Count", "Crop", "cascade", "check", "cifar_densenet", "cifar_resnet", "count", "densenet121",
+    "densenet161", "densenet169", "densenet201", "highway", "lang_witbrock", "load", "make", "names", "preact_resnet",
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext", "rezero_mlp", "tabular_resnet", "unet",
+    "wide_resnet", "wide_resnet50_2", "wide_resnet101_2",
+]  # fmt: skip
