@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from skipway import ChainError, relu
-from skipway.zoo.count import count
+from skipway.zoo.cost import count
 from skipway.zoo.mlp import cascade, highway, lang_witbrock, rezero_mlp, tabular_resnet
 
 

@@ -2,68 +2,25 @@
 
 from __future__ import annotations
 
-import functools
-
 import pytest
 import torch
 from torch import nn
 
 from skipway import ChainError
-from skipway.zoo.count import count
-from skipway.zoo.resnet import (
-    bottleneck,
-    resnet,
-    resnet18,
-    resnet34,
-    resnet50,
-    resnet101,
-    resnet152,
-    resnext,
-    wide_resnet50_2,
-    wide_resnet101_2,
-)
+from skipway.zoo.cost import count
+from skipway.zoo.resnet import bottleneck, resnet, resnet18
 
 
-@functools.cache
-def on_meta(make, *args, **options):
-    with torch.device("meta"):
-        return make(*args, **options)
-
-
-@pytest.mark.parametrize(
-    ("make", "parameters", "macs", "depth"),
-    [
-        (resnet18, 11_689_512, 1_814_073_344, 18),
-        (resnet34, 21_797_672, 3_663_761_408, 34),
-        (resnet50, 25_557_032, 4_089_184_256, 50),
-        (resnet101, 44_549_160, 7_801_405_440, 101),
-        (resnet152, 60_192_808, 11_513_626_624, 152),
-    ],
-)
-def test_counts(make, parameters, macs, depth):
-    found = count(on_meta(make))
-    assert (found.parameters, found.macs, found.depth) == (parameters, macs, depth)
-    assert found.projections == (3 if depth < 50 else 4)
-
-
-@pytest.mark.parametrize(
-    ("make", "parameters"),
-    [(resnext, 25_028_904), (wide_resnet50_2, 68_883_240), (wide_resnet101_2, 126_886_696)],
-)
-def test_counts_of_groups_and_width(make, parameters):
-    assert sum(p.numel() for p in on_meta(make).parameters()) == parameters
-
-
-def test_the_papers_own_stride_costs_less_and_has_as_many_parameters():
-    own, later = on_meta(resnet50, stride_on="1x1"), on_meta(resnet50)
+def test_the_papers_own_stride_costs_less_and_has_as_many_parameters(built):
+    own, later = built("resnet50", stride_on="1x1"), built("resnet50")
     assert count(own).macs == 3_857_973_248
     assert count(own).parameters == count(later).parameters
     assert own["stage2"][0][0].stride == (2, 2)
     assert later["stage2"][0][3].stride == (2, 2)
 
 
-def test_plain_34_is_as_large_as_option_a():
-    with_a, plain = on_meta(resnet34, shortcut="A"), on_meta(resnet34).plain()
+def test_plain_34_is_as_large_as_option_a(built):
+    with_a, plain = built("resnet34", shortcut="A"), built("resnet34").plain()
     assert count(plain).parameters == count(with_a).parameters
     assert count(plain).macs == count(with_a).macs
     assert count(plain).depth == 34
@@ -73,13 +30,13 @@ def test_plain_34_is_as_large_as_option_a():
     assert all("act_4" in block._modules for stage in list(plain)[4:8] for block in stage)
 
 
-def test_option_c_adds_thirteen_projections():
-    b, c = count(on_meta(resnet34)), count(on_meta(resnet34, shortcut="C"))
+def test_option_c_adds_thirteen_projections(built):
+    b, c = count(built("resnet34")), count(built("resnet34", shortcut="C"))
     assert (b.projections, c.projections - b.projections) == (3, 13)
 
 
-def test_option_d_costs_no_parameters_beside_b():
-    b, d = count(on_meta(resnet50)), count(on_meta(resnet50, shortcut="D"))
+def test_option_d_costs_no_parameters_beside_b(built):
+    b, d = count(built("resnet50")), count(built("resnet50", shortcut="D"))
     assert (b.parameters, b.projections) == (d.parameters, d.projections)
 
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from torch import nn
+
 from skipway.chain import Chain, Skip
 from skipway.errors import ChainError, nearest
 from skipway.functional import relu
@@ -48,7 +50,7 @@ def path(option: Option, start: int, end: int, stride: int) -> Any:
     if start == end and stride == 1:
         return "identity"
     pool = [AvgPool(2, ceil_mode=True)] if stride > 1 else []
-    return Chain(*pool, Conv(start, end, 1, bias=False), BatchNorm(end))
+    return nn.Sequential(*pool, Conv(start, end, 1, bias=False), BatchNorm(end))
 
 
 def basic(width_in: int, width: int, stride: int, shortcut: Option) -> Skip:

@@ -1,0 +1,113 @@
+"""Every exact number of the zoo, and how a check reads."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from skipway import ChainError
+from skipway.zoo import published
+from skipway.zoo.published import FIGURES, Check, Figure, Row
+from skipway.zoo.registry import ENTRIES, names
+
+#: parameters, written here a second time: the table of the library must not drift
+PARAMETERS = {
+    "resnet18": 11_689_512, "resnet34": 21_797_672, "resnet50": 25_557_032, "resnet101": 44_549_160,
+    "resnet152": 60_192_808, "resnext50_32x4d": 25_028_904, "wide_resnet50_2": 68_883_240,
+    "wide_resnet101_2": 126_886_696, "cifar_resnet20": 269_722, "cifar_resnet32": 464_154, "cifar_resnet56": 853_018,
+    "cifar_resnet110": 1_727_962, "preact_resnet110": 1_727_962, "preact_resnet164": 1_703_258,
+    "wide_resnet28_10": 36_479_194, "wide_resnet40_1": 563_930, "densenet121": 7_978_856, "densenet161": 28_681_000,
+    "densenet169": 14_149_480, "densenet201": 20_013_928, "cifar_densenet40_12": 1_019_722,
+    "cifar_densenet_bc100_12": 769_162, "cifar_densenet_bc190_40": 25_624_430, "unet": 31_030_658, "highway": 213_610,
+    "tabular_resnet": 299_137, "lang_witbrock": 138, "cascade": 117,
+}  # fmt: skip
+MACS = {
+    "resnet18": 1_814_073_344, "resnet34": 3_663_761_408, "resnet50": 4_089_184_256, "resnet101": 7_801_405_440,
+    "resnet152": 11_513_626_624, "cifar_resnet20": 40_551_040, "cifar_resnet32": 68_862_592,
+    "cifar_resnet56": 125_485_696, "cifar_resnet110": 252_887_680,
+}  # fmt: skip
+FAMILIES = ["cifar_resnet", "preact_resnet", "wide_resnet", "cifar_densenet"]
+DEEP = ["resnet152", "cifar_resnet110", "preact_resnet164", "densenet201", "cifar_densenet_bc190_40"]
+TOO_DEEP = "preact_resnet1001"  # ten seconds; its figure has a formula in test_cifar.py
+
+
+def default_parameters(row: Row) -> bool:
+    return row.figure.what == "parameters" and not row.figure.options
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name
+        for name in names()
+        if name not in FAMILIES and name != TOO_DEEP
+    ],
+)
+def test_all_figures_are_met(name, check):
+    result = check(name)
+    assert result.ok, str(result)
+    assert result.rows
+    found = {row.actual for row in result.rows if default_parameters(row)}
+    assert found == ({PARAMETERS[name]} if name in PARAMETERS else set())
+    exact = {row.actual for row in result.rows if row.figure.what == "MACs" and not row.figure.options}
+    assert name not in MACS or exact == {MACS[name]}
+
+
+def test_all_nets_have_figures():
+    assert set(FIGURES) == set(ENTRIES)
+    assert set(PARAMETERS) | {"cifar_resnet44", "rezero_mlp", TOO_DEEP, *FAMILIES} == set(ENTRIES)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_has_the_figures_of_what_it_makes_by_default(name):
+    alike = [other for other in FIGURES if other != name and FIGURES[other] is FIGURES[name]]
+    entry, twin = ENTRIES[name], ENTRIES[alike[0]]
+    defaults = [p.default for key, p in _parameters(entry.function).items() if key in twin.says]
+    assert entry.function is twin.function
+    assert defaults == list(twin.says.values()) or name == "preact_resnet"
+
+
+def _parameters(function):
+    import inspect
+
+    return inspect.signature(function).parameters
+
+
+def test_printed_numbers_are_met_to_their_last_place():
+    figure = Figure("MACs", 3.6e9, "a table", unit=1e8)
+    assert figure.met(3_663_761_408)
+    assert not figure.met(3_857_973_248)
+    assert not Figure("MACs", 3.6e9, "a table").met(3_600_000_001)
+
+
+def test_a_net_that_differs_is_told(monkeypatch):
+    figures = [Figure("parameters", 139, "somebody"), Figure("depth", 4, "2-5-5-5-1")]
+    monkeypatch.setitem(published.FIGURES, "lang_witbrock", figures)
+    result = published.check("lang_witbrock")
+    assert not result.ok
+    assert [row.ok for row in result.rows] == [False, True]
+    assert (result.rows[0].expected, result.rows[0].actual, result.rows[0].source) == (139, 138, "somebody")
+    assert str(result).splitlines() == [
+        "lang_witbrock: 1 of 2 figures NOT met",
+        "                   here  figure  source",
+        "  NOT  parameters   138     139  somebody",
+        "  ok   depth          4       4  2-5-5-5-1",
+    ]
+
+
+def test_how_a_check_reads(check):
+    text = str(check("resnet50"))
+    assert text.startswith("resnet50: all figures met\n")
+    assert "  ok   MACs (stride_on='1x1')        3,857,973,248          3.8 G  1512.03385, table 1" in text
+
+
+def test_a_check_is_data():
+    result = Check("net", (Row(Figure("depth", 4, "me"), 4),))
+    assert result == dataclasses.replace(result)
+    assert result.ok
+
+
+def test_unknown_name():
+    with pytest.raises(ChainError, match="no net of the zoo is named 'resnet19': did you mean 'resnet1"):
+        published.check("resnet19")

@@ -1,0 +1,119 @@
+"""What holds for every net of the zoo, on small ones of every family."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import skipway
+from skipway import Chain
+from skipway.zoo import Crop, make
+
+#: name, options, and the shape of an input for which every value still has some pixels
+SMALL = {
+    "resnet A": ("resnet18", {"num_classes": 5, "shortcut": "A"}, (3, 40, 40)),
+    "resnet B": ("resnet18", {"num_classes": 5, "zero_init": False}, (3, 40, 40)),
+    "resnet C": ("resnet18", {"num_classes": 5, "shortcut": "C"}, (3, 40, 40)),
+    "resnet D": ("resnet18", {"num_classes": 5, "shortcut": "D"}, (3, 40, 40)),
+    "bottlenecks": ("resnet50", {"num_classes": 5, "stride_on": "1x1"}, (3, 33, 33)),
+    "groups": ("resnext50_32x4d", {"num_classes": 5}, (3, 33, 33)),
+    "cifar A": ("cifar_resnet", {"depth": 8}, (3, 16, 16)),
+    "cifar C": ("cifar_resnet", {"depth": 8, "shortcut": "C"}, (3, 16, 16)),
+    "cifar D": ("cifar_resnet", {"depth": 8, "shortcut": "D"}, (3, 15, 15)),
+    "pre-activation": ("preact_resnet", {"depth": 8}, (3, 16, 16)),
+    "pre-activation, bottlenecks": ("preact_resnet", {"depth": 11, "bottleneck": True}, (3, 16, 16)),
+    "wide": ("wide_resnet", {"depth": 10, "widen": 2, "dropout": 0.3}, (3, 16, 16)),
+    "dense": ("cifar_densenet", {"depth": 13, "growth": 4}, (3, 16, 16)),
+    "dense, bottlenecks": ("cifar_densenet", {"depth": 16, "growth": 4, "bottleneck": True}, (3, 16, 16)),
+    "unet": ("unet", {"width": 4, "depth": 2}, (1, 16, 16)),
+    "unet, valid": ("unet", {"width": 4, "depth": 2, "padding": "valid"}, (1, 48, 48)),
+    "unet, add": ("unet", {"width": 4, "depth": 2, "merge": "add"}, (1, 16, 16)),
+    "highway": ("highway", {"layers": 4}, (64,)),
+    "rezero": ("rezero_mlp", {"inputs": 6, "width": 8, "layers": 4}, (6,)),
+    "tabular": ("tabular_resnet", {}, (8,)),
+    "lang and witbrock": ("lang_witbrock", {}, (2,)),
+    "cascade": ("cascade", {}, (2,)),
+}
+BIG = ("resnet A", "resnet B", "resnet C", "resnet D", "bottlenecks", "groups")
+
+
+@pytest.fixture(scope="module", params=SMALL)
+def case(request):
+    torch.manual_seed(0)
+    name, options, shape = SMALL[request.param]
+    return request.param, make(name, **options), torch.randn(2, *shape)
+
+
+def test_forward_and_gradients(case):
+    which, net, x = case
+    net.train()
+    net.zero_grad()
+    out = net(x)
+    # the sum of what comes out, weighted: norms would take away a plain sum
+    (out * torch.linspace(0.5, 1.5, out.numel()).view_as(out)).sum().backward()
+    missing = [name for name, p in net.named_parameters() if p.grad is None]
+    assert not missing
+    dead = [name for name, p in net.named_parameters() if not p.grad.any()]
+    # alpha begins at 0, so that nothing behind it has a gradient in the first step
+    assert not dead or (which == "rezero" and all(name.startswith("body.") and "scale" not in name for name in dead))
+    assert out.shape[0] == 2
+    assert out.isfinite().all()
+
+
+def test_batch_of_one(case):
+    _, net, x = case
+    net.eval()
+    with torch.no_grad():
+        both, one = net(x), net(x[:1])
+    assert one.shape == (1, *both.shape[1:])
+    assert torch.allclose(one, both[:1], atol=1e-5)
+
+
+def test_state_dict_round_trip(case):
+    which, net, x = case
+    name, options, _ = SMALL[which]
+    net.eval()
+    fresh = make(name, **options).eval()
+    assert fresh.load_state_dict(net.state_dict()).missing_keys == []
+    with torch.no_grad():
+        assert torch.equal(fresh(x), net(x))
+
+
+def test_repr_builds_it_again(case):
+    _, net, _ = case
+    again = eval(repr(net), {**vars(skipway), "nn": nn, "Crop": Crop})
+    assert isinstance(again, Chain)
+    assert repr(again) == repr(net)
+    assert [(k, v.shape) for k, v in again.state_dict().items()] == [(k, v.shape) for k, v in net.state_dict().items()]
+
+
+def test_it_prints(case):
+    _, net, _ = case
+    lines = str(net).splitlines()
+    assert all(len(line) <= 100 for line in lines)
+    assert f"{sum(p.numel() for p in net.parameters()):,} parameters" in lines[0]
+
+
+def test_plain_twin(case):
+    which, net, x = case
+    plain = copy.deepcopy(net).plain() if which not in BIG else net.plain()
+    assert not [m for m in plain.modules() if isinstance(m, Chain) and m.wiring]
+    with torch.no_grad():
+        assert plain.eval()(x).shape == net.eval()(x).shape
+
+
+def test_a_step_of_training(case):
+    which, net, x = case
+    if which in BIG:
+        pytest.skip("a step on the small nets of the same blocks is enough")
+    net = copy.deepcopy(net).train()
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    net(x).square().mean().backward()
+    optimizer.step()
+    moved = sum(not torch.equal(p, before[name]) for name, p in net.named_parameters())
+    assert moved > 0
+    assert all(p.isfinite().all() for p in net.parameters())
