@@ -329,4 +329,4 @@ def test_the_module_runs():
     done = subprocess.run([sys.executable, "-m", "skipway", "show", "no"], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith("skipway: 'no' names no net")
+    assert done.stderr.startswith("skipway: no net of the zoo is named 'no'")

@@ -52,22 +52,21 @@ def locate(word: str) -> nn.Module:
         return _from_zoo(word)
     name = name or _only(held, where)
     if name not in held:
-        near = nearest(name, _public(held))
-        known = near if near.startswith("did") else nearest(name, _nets(held) or _public(held))
+        # a net of the file before anything else it imported
+        near = [nearest(name, among) for among in (_nets(held), _public(held))]
+        known = next((n for n in near if n.startswith("did")), next(filter(None, near), ""))
         raise LocateError(f"{where} has no {name!r}: {known or 'it is empty'}")
     return _made(held[name], f"{where}:{name}")
 
 
 def _from_zoo(word: str) -> nn.Module:
-    try:
-        zoo: Any = importlib.import_module("skipway.zoo")
-    except ModuleNotFoundError as error:
-        if error.name != "skipway.zoo":
-            raise
+    zoo: Any = importlib.import_module("skipway.zoo")
+    if word not in zoo.names():
+        beside = f"{word}.py is there: write {word}.py:name" if Path(f"{word}.py").is_file() else ""
         raise LocateError(
-            f"{word!r} names no net: this skipway has no zoo yet, so MODEL is file.py:name or package.module:name"
-            + (f"; {word}.py is there" if Path(f"{word}.py").is_file() else "")
-        ) from None
+            f"no net of the zoo is named {word!r}: {beside or nearest(word, zoo.names())}"
+            + ("" if beside else "; or write file.py:name, package.module:name")
+        )
     net: nn.Module = zoo.make(word)
     return net
 
