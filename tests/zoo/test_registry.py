@@ -6,13 +6,12 @@ import pytest
 
 import skipway
 from skipway import Chain, ChainError
-from skipway.zoo import load, make, names
+from skipway.zoo import make, names
 
 
 def test_the_zoo_is_loaded_when_first_used():
     assert skipway.zoo.make is make
     assert "zoo" in skipway.__all__
-    assert load is make
 
 
 def test_names_are_as_they_are_typed():
