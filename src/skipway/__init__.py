@@ -13,20 +13,11 @@ from .errors import ChainError, CheckpointError, DataError, OpenChainError, Shap
 from .functional import gelu, identity, relu, sigmoid, silu, softmax, tanh
 from .gains import Drop, DropPath, Learned
 from .layer import tie
-from .layers import (
-    AvgPool,
-    BatchNorm,
-    Conv,
-    Dense,
-    Dropout,
-    Flatten,
-    GlobalAvgPool,
-    LayerNorm,
-    MaxPool,
-)
+from .layers import BatchNorm, Conv, Dense, Dropout, Flatten, LayerNorm
 from .merges import Cat, Gate
 from .parallel import Parallel
 from .paths import Pad, Project
+from .pools import AvgPool, GlobalAvgPool, MaxPool
 from .shortcut import Shortcut
 from .wiring import dense, every, from_input, log2, sliding, unet
 

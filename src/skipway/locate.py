@@ -65,7 +65,7 @@ def _from_zoo(word: str) -> nn.Module:
         beside = f"{word}.py is there: write {word}.py:name" if Path(f"{word}.py").is_file() else ""
         raise LocateError(
             f"no net of the zoo is named {word!r}: {beside or nearest(word, zoo.names())}"
-            + ("" if beside else "; or write file.py:name, package.module:name")
+            + ("" if beside else " Or give file.py:name or package.module:name.")
         )
     net: nn.Module = zoo.make(word)
     return net

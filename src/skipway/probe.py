@@ -26,7 +26,7 @@ from torch.autograd.graph import increment_version
 
 from .errors import SkipwayError
 from .layer import parameters_made
-from .layers import _Pool
+from .pools import Pool
 from .value import BATCH, Layout, Value
 from .wrap import Wrapped, describe
 
@@ -36,7 +36,7 @@ _M = nn.modules
 _FIRST = (
     _M.conv._ConvNd, _M.batchnorm._BatchNorm, _M.instancenorm._InstanceNorm, nn.GroupNorm, nn.LocalResponseNorm,
     _M.pooling._MaxPoolNd, _M.pooling._AvgPoolNd, _M.pooling._AdaptiveMaxPoolNd, _M.pooling._AdaptiveAvgPoolNd,
-    nn.Upsample, nn.PixelShuffle, nn.PixelUnshuffle, nn.Dropout2d, nn.Dropout3d, _Pool,
+    nn.Upsample, nn.PixelShuffle, nn.PixelUnshuffle, nn.Dropout2d, nn.Dropout3d, Pool,
 )  # fmt: skip
 _LAST = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.MultiheadAttention, nn.Bilinear)
 

@@ -15,11 +15,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from skipway.chain import Chain, Skip
-from skipway.errors import ChainError, nearest
-from skipway.functional import relu
-from skipway.layers import BatchNorm, Conv, Dense, Dropout, GlobalAvgPool
-from skipway.paths import Pad, Project
+from skipway import BatchNorm, Chain, ChainError, Conv, Dense, Dropout, GlobalAvgPool, Pad, Project, Skip, relu
+from skipway.errors import nearest
 
 from .initialise import he
 from .resnet import Option, basic

@@ -9,9 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from skipway.chain import Chain
+from skipway import Chain, ChainError
 from skipway.edit import nested
-from skipway.errors import ChainError
 from skipway.graph import Edge
 from skipway.plan import Plan, describe_layer
 from skipway.probe import run

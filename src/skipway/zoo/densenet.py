@@ -14,11 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from skipway.chain import Chain
-from skipway.errors import ChainError
-from skipway.functional import relu
-from skipway.layers import AvgPool, BatchNorm, Conv, Dense, Dropout, GlobalAvgPool, MaxPool
-from skipway.wiring import dense
+from skipway import AvgPool, BatchNorm, Chain, ChainError, Conv, Dense, Dropout, GlobalAvgPool, MaxPool, dense, relu
 
 from .initialise import he
 

@@ -18,13 +18,9 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from skipway.chain import Chain
-from skipway.errors import ChainError, OpenChainError
-from skipway.functional import relu
-from skipway.layers import Conv, MaxPool
+from skipway import Chain, ChainError, Conv, MaxPool, OpenChainError, Shortcut, relu
 from skipway.merges import Misfit
 from skipway.paths import Path
-from skipway.shortcut import Shortcut
 from skipway.value import Value, show
 
 from .initialise import he

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from skipway.chain import Chain
+from skipway import Chain
 
 Mode = Literal["fan_in", "fan_out"]
 

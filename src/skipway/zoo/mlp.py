@@ -7,14 +7,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from skipway.chain import Chain, Skip
-from skipway.errors import ChainError
-from skipway.functional import relu, sigmoid, tanh
-from skipway.gains import Learned
+from skipway import BatchNorm, Chain, ChainError, Dense, Dropout, Gate, Learned, Skip, dense, every, relu, sigmoid, tanh
 from skipway.layer import Act
-from skipway.layers import BatchNorm, Dense, Dropout
-from skipway.merges import Gate
-from skipway.wiring import dense, every
 
 from .initialise import he
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from skipway.chain import Chain
+from skipway import Chain
 
 from .cost import Count, count
 from .registry import entry, make

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from skipway.chain import Chain
-from skipway.errors import ChainError, nearest
+from skipway import Chain, ChainError
+from skipway.errors import nearest
 
 from .cifar import cifar_resnet, preact_resnet, wide_resnet
 from .densenet import BLOCKS, cifar_densenet, densenet

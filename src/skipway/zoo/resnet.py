@@ -17,11 +17,8 @@ from typing import Any, Literal
 
 from torch import nn
 
-from skipway.chain import Chain, Skip
-from skipway.errors import ChainError, nearest
-from skipway.functional import relu
-from skipway.layers import AvgPool, BatchNorm, Conv, Dense, GlobalAvgPool, MaxPool
-from skipway.paths import Pad, Project
+from skipway import AvgPool, BatchNorm, Chain, ChainError, Conv, Dense, GlobalAvgPool, MaxPool, Pad, Project, Skip, relu
+from skipway.errors import nearest
 
 from .initialise import he, zero_last_norms
 
