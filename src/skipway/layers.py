@@ -43,6 +43,7 @@ class Dense(Layer, nn.Linear):
     ChainError
         for a width that is not a positive whole number, or an activation that cannot be called.
 
+    >>> import torch
     >>> Dense(10, 5, torch.relu)(torch.zeros(3, 10)).shape
     torch.Size([3, 5])
     """
@@ -121,6 +122,7 @@ class Conv(Layer, nn.modules.conv._ConvNd):
     ChainError
         for widths that are not positive whole numbers or are not divisible by ``groups``.
 
+    >>> import torch
     >>> Conv(1, 8, 3, torch.relu, padding=1)(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 8, 28, 28])
     >>> isinstance(Conv(1, 8, (5,)), nn.Conv1d)
@@ -250,6 +252,7 @@ class BatchNorm(Layer, nn.modules.batchnorm._BatchNorm):
     ``BatchNorm()`` takes its width from what arrives; ``eps``, ``momentum``, ``affine`` and ``track_running_stats`` are
     torch's. Shapes: ``(N, C, *)`` to the same.
 
+    >>> import torch
     >>> BatchNorm(8)(torch.zeros(4, 8, 5, 5)).shape
     torch.Size([4, 8, 5, 5])
     """
@@ -304,6 +307,7 @@ class LayerNorm(Layer, nn.LayerNorm):
 
     ``LayerNorm()`` takes its width from what arrives. Shapes: ``(N, *, width)`` to the same.
 
+    >>> import torch
     >>> LayerNorm(8)(torch.zeros(4, 8)).shape
     torch.Size([4, 8])
     """

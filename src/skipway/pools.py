@@ -1,0 +1,81 @@
+"""Pools: windows and whole images, over as many dimensions as arrive."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import ChainError, caller
+from .layer import Layer, check_width
+
+
+class Pool(Layer, nn.Module):
+    """A pool whose number of dimensions is that of what arrives."""
+
+    def __init__(self, kernel_size: int, stride: int | None = None, padding: int = 0, ceil_mode: bool = False) -> None:
+        super().__init__()
+        check_width(f"{type(self).__name__}: the kernel", kernel_size, open_ok=False)
+        self.kernel_size, self.stride, self.padding, self.ceil_mode = kernel_size, stride, padding, ceil_mode
+        self.source = caller()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not 3 <= x.dim() <= 5:
+            raise ChainError(f"{self.code()} pools (N, C, size...), not {tuple(x.shape)}")
+        return self._pool(x, x.dim() - 3)
+
+    def _pool(self, x: Tensor, which: int) -> Tensor:
+        raise NotImplementedError
+
+    def code(self) -> str:
+        args = [str(self.kernel_size)]
+        args += [
+            f"{k}={getattr(self, k)!r}"
+            for k, default in (("stride", None), ("padding", 0), ("ceil_mode", False))
+            if getattr(self, k) != default
+        ]
+        return f"{type(self).__name__}({', '.join(args)})"
+
+    def extra_repr(self) -> str:
+        return self.code()[len(type(self).__name__) + 1 : -1]
+
+
+class MaxPool(Pool):
+    """The largest value of each window, over 1, 2 or 3 dimensions as arrive. ``stride`` defaults to the window.
+
+    >>> MaxPool(2)(torch.zeros(1, 3, 8, 8)).shape
+    torch.Size([1, 3, 4, 4])
+    """
+
+    def _pool(self, x: Tensor, which: int) -> Tensor:
+        op = (torch.max_pool1d, torch.max_pool2d, torch.max_pool3d)[which]
+        return op(x, self.kernel_size, self.stride or self.kernel_size, self.padding, 1, self.ceil_mode)
+
+
+class AvgPool(Pool):
+    """The mean of each window, over 1, 2 or 3 dimensions as arrive. ``stride`` defaults to the window.
+
+    >>> AvgPool(2)(torch.ones(1, 3, 8)).shape
+    torch.Size([1, 3, 4])
+    """
+
+    def _pool(self, x: Tensor, which: int) -> Tensor:
+        op = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[which]
+        return op(x, self.kernel_size, self.stride or self.kernel_size, self.padding, self.ceil_mode)
+
+
+class GlobalAvgPool(Layer, nn.Module):
+    """The mean over all of an image: ``(N, C, *size)`` to ``(N, C)``.
+
+    >>> GlobalAvgPool()(torch.ones(2, 3, 4, 4)).tolist()
+    [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.source = caller()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() < 3:
+            raise ChainError(f"GlobalAvgPool takes (N, C, size...), not {tuple(x.shape)}")
+        return x.mean(dim=tuple(range(2, x.dim())))
