@@ -85,9 +85,8 @@ class Dense(Layer, nn.Linear):
         self._close()
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.act is None:
-            return F.linear(x, self.weight, self.bias)
-        return self.act(F.linear(x, self.weight, self.bias))
+        act, out = self.act, F.linear(x, self.weight, self.bias)
+        return out if act is None else act(out)
 
     def code(self) -> str:
         width = "..." if self._options["inferred"] else str(self.in_features)
@@ -208,9 +207,8 @@ class Conv(Layer, nn.modules.conv._ConvNd):
         self._close()
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.act is None:
-            return self._conv_forward(x, self.weight, self.bias)
-        return self.act(self._conv_forward(x, self.weight, self.bias))
+        act, out = self.act, self._conv_forward(x, self.weight, self.bias)
+        return out if act is None else act(out)
 
     def code(self) -> str:
         o = self._options
