@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 
 import pytest
 
@@ -28,7 +29,10 @@ MACS = {
     "cifar_resnet56": 125_485_696, "cifar_resnet110": 252_887_680,
 }  # fmt: skip
 FAMILIES = ["cifar_resnet", "preact_resnet", "wide_resnet", "cifar_densenet"]
-DEEP = ["resnet152", "cifar_resnet110", "preact_resnet164", "densenet201", "cifar_densenet_bc190_40"]
+DEEP = [
+    "resnet101", "resnet152", "cifar_resnet110", "preact_resnet164", "densenet161", "densenet169", "densenet201",
+    "cifar_densenet_bc190_40",
+]  # fmt: skip
 TOO_DEEP = "preact_resnet1001"  # ten seconds; its figure has a formula in test_cifar.py
 
 
@@ -63,15 +67,9 @@ def test_all_nets_have_figures():
 def test_a_family_has_the_figures_of_what_it_makes_by_default(name):
     alike = [other for other in FIGURES if other != name and FIGURES[other] is FIGURES[name]]
     entry, twin = ENTRIES[name], ENTRIES[alike[0]]
-    defaults = [p.default for key, p in _parameters(entry.function).items() if key in twin.says]
+    defaults = [p.default for key, p in inspect.signature(entry.function).parameters.items() if key in twin.says]
     assert entry.function is twin.function
     assert defaults == list(twin.says.values()) or name == "preact_resnet"
-
-
-def _parameters(function):
-    import inspect
-
-    return inspect.signature(function).parameters
 
 
 def test_printed_numbers_are_met_to_their_last_place():

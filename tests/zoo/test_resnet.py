@@ -40,12 +40,12 @@ def test_option_d_costs_no_parameters_beside_b(built):
     assert (b.parameters, b.projections) == (d.parameters, d.projections)
 
 
-@pytest.mark.parametrize("size", [32, 33, 47])
 @pytest.mark.parametrize("option", "ABCD")
-def test_any_size_of_image(option, size):
+def test_any_size_of_image(option):
     net = resnet18(num_classes=3, shortcut=option).eval()
     with torch.no_grad():
-        assert net(torch.zeros(1, 3, size, size)).shape == (1, 3)
+        for size in (32, 33, 47):
+            assert net(torch.zeros(1, 3, size, size)).shape == (1, 3)
 
 
 def test_every_pixel_of_an_odd_image_in_option_d():
