@@ -44,18 +44,20 @@ class Count:
 def count(net: Chain, input: Sequence[int] | int | None = None) -> Count:
     """Count a chain for an input of this shape, without the batch axis; by default the one it was built for.
 
-    Raises ``ChainError`` where the shape of the input is not known or does not fit.
+    Raises ``OpenChainError`` for a chain that is open, and ``ChainError`` where the shape of the input is not known or
+    does not fit, or a module hides layers whose use cannot be seen.
 
     >>> from skipway import Conv, Dense, Flatten, Skip
     >>> net = Chain(Skip(Conv(1, 2, 3, padding=1), path="project"), Flatten(), Dense(..., 3), input=(1, 4, 4))
     >>> count(net)
     Count(parameters=121, macs=416, depth=2, projections=1)
     """
+    parameters = sum(p.numel() for p in net.parameters())
     value = net.plan.input.value if input is None else Value.of((input,) if isinstance(input, int) else tuple(input))
     plan = Plan(net, value, opened=nested(net))
     plan.check()
     macs, depth, projections = _of_plan(plan)
-    return Count(sum(p.numel() for p in net.parameters()), macs, depth, projections)
+    return Count(parameters, macs, depth, projections)
 
 
 def _of_plan(plan: Plan) -> tuple[int, int, int]:
