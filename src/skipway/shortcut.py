@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from .errors import ChainError, caller
 from .gains import Drop, Learned, as_drop, as_scale
-from .layer import module_code
 from .merges import MERGES, Merge, Mul, as_merge
 from .paths import PATHS, Path, as_path
 from .wrap import callable_code
@@ -136,4 +135,8 @@ def value_code(value: Any) -> str:
         return f"{type(value).__name__}({', '.join(shown)})"
     if isinstance(value, (str, int, float)) or value is None:
         return repr(value)
-    return module_code(value) if isinstance(value, nn.Module) else callable_code(value)
+    if isinstance(value, nn.Module):
+        from .render.source import layer_code  # a chain as a path prints as a chain
+
+        return layer_code(value)
+    return callable_code(value)
