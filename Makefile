@@ -13,8 +13,8 @@ test: $(READY)
 	$(BIN)/python -m pytest -q
 
 lint: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check src tests bench examples scripts
+	$(BIN)/ruff format --check src tests bench examples scripts
 	$(BIN)/mypy
 
 bench: $(READY)
