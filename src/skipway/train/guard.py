@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from skipway.errors import TrainError
+from skipway.spine import unwrap
+from skipway.wrap import describe
 
 Batch = tuple[Any, Any]
 
@@ -118,7 +120,7 @@ def first_bad_value(net: nn.Module, x: Any) -> str | None:
         features = net.features(x, at=names)  # type: ignore[operator]
         bad = next((name for name in names if _bad(features[name])), None)
         layer = dict(net.named_modules()).get(bad) if bad else None
-        return None if bad is None else f"the value {bad!r}" + (f", after {type(layer).__name__}" if layer else "")
+        return None if bad is None else f"the value {bad!r}" + (f", after {describe(unwrap(layer))}" if layer else "")
     names_of = {module: name for name, module in net.named_modules()}
     found: list[nn.Module] = []
 
@@ -136,7 +138,7 @@ def first_bad_value(net: nn.Module, x: Any) -> str | None:
     if not found:
         return None
     name = names_of[found[0]]
-    return f"the output of layer {name!r} ({type(found[0]).__name__})" if name else "the output of the net"
+    return f"the output of layer {name!r} ({describe(unwrap(found[0]))})" if name else "the output of the net"
 
 
 class Guard:
