@@ -347,6 +347,3 @@ def _compile(source: str) -> types.CodeType:
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
     module = compile(source, name, "exec")
     return next(c for c in module.co_consts if isinstance(c, types.CodeType))
-
-
-__all__ = ["Program", "same"]

@@ -241,6 +241,3 @@ def _places(chain: Any, prefix: str) -> Iterable[tuple[str, nn.Module]]:
             module = getattr(shortcut, part)
             if callable(module) and not isinstance(module, (Merge, Path)) and not is_leaf(module):
                 yield f"{part} of {prefix}{shortcut.label}", adopt(module, f"{part} of {shortcut.label!r}")
-
-
-__all__ = ["Edge", "Graph", "Node"]

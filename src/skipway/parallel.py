@@ -11,6 +11,7 @@ from .connection import hold
 from .errors import ChainError, ShapeError, caller
 from .layer import Layer, parameters_made
 from .merges import Gate, Merge, Misfit, as_merge
+from .probe import ProbeError, run
 from .spine import Spine, adopt
 from .value import UNKNOWN, Form, Value
 
@@ -84,7 +85,7 @@ class Parallel(Layer, nn.Module):
             subs = [chain._settle(value, close, strict, refit) for chain in chains] if value else subs
         result = Branches(subs, value)
         if result.in_place and len(subs) > 1:
-            first = next(i for i, sub in enumerate(subs) if sub.in_place)
+            first = next(i for i, sub in enumerate(subs) if _mutates_input(sub))
             result.problems.append(
                 f"branch {first} of Parallel ({self.source}) changes its input in place, which the other branches read "
                 f"too: leave out inplace=True"
@@ -109,16 +110,15 @@ class Parallel(Layer, nn.Module):
                             )
                             return joined
                         self._joiner = made if hasattr(made, "many") else recipe
-                        trials = zip(joined.trials, other.trials, strict=False)
-                        joined = joined.like([made(a, b) for a, b in trials])
+                        joined = joined.like(run(made, joined, other))
                     else:
                         joined = UNKNOWN
             if not isinstance(recipe, Merge):
-                known = all(ends) and len({len(e.trials) for e in ends}) == 1
-                sets = zip(*(e.trials for e in ends), strict=True) if known else ()
-                joined = ends[0].like([self.merge(*s) for s in sets])
+                joined = ends[0].like(run(self.merge, *ends))
         except Misfit as misfit:
             result.problems.append(f"Parallel ({self.source}): {misfit.why}: give the branches equal shapes")
+        except ProbeError as error:
+            result.problems.append(f"Parallel ({self.source}): its merge fails: {error}")
         return joined
 
     def forward(self, x: Tensor) -> Tensor:
@@ -136,9 +136,11 @@ class Parallel(Layer, nn.Module):
         from .render.source import layer_code
         from .shortcut import value_code
 
-        merge = self._recipe.word if isinstance(self._recipe, Merge) else None
-        shown = repr(merge) if merge and value_code(self._recipe).endswith("()") else value_code(self._recipe)
-        return f"Parallel({', '.join(layer_code(b) for b in self.branches)}, merge={shown})"
+        return f"Parallel({', '.join(layer_code(b) for b in self.branches)}, merge={value_code(self._recipe)})"
+
+
+def _mutates_input(plan: Any) -> bool:
+    return len(plan.nodes) > 1 and plan.nodes[1].mutates
 
 
 class Branches:
@@ -149,7 +151,7 @@ class Branches:
         self.problems = [f"branch {i}: {p}" for i, sub in enumerate(subs) for p in sub.problems]
         self.open = [f"branch {i}: {reason}" for i, sub in enumerate(subs) for reason in sub.open]
         self.misfits: list[tuple[Any, str]] = [m for sub in subs for m in sub.misfits]
-        self.in_place = any(sub.nodes[1].mutates for sub in subs if len(sub.nodes) > 1)
+        self.in_place = any(_mutates_input(sub) for sub in subs)
         self.complete = all(sub.complete for sub in subs)
 
     @property

@@ -181,6 +181,3 @@ def as_path(path: Any) -> Path | Callable[..., Tensor]:
     if not isinstance(path, Path) and not callable(path):
         raise ChainError(f"path= takes a word ({', '.join(PATHS)}), a module or a callable, not {path!r}")
     return path
-
-
-__all__ = ["PATHS", "Identity", "Pad", "Path", "Project", "as_path"]

@@ -44,7 +44,6 @@ class Plan(Graph):
     refit:
         make layers anew whose width was written ``...`` and turns out to be another: a nested chain closes by itself,
         and then the chain around it may widen what arrives there.
-
     remake:
         make shortcuts anew that no longer fit, where they are recipes: a layer was put in the place of another.
     watch:

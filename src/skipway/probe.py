@@ -28,7 +28,7 @@ from .errors import SkipwayError
 from .layer import parameters_made
 from .pools import Pool
 from .value import BATCH, Layout, Value
-from .wrap import Wrapped, describe
+from .wrap import Wrapped
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -279,6 +279,3 @@ def resized(value: Value, axis: int, width: int) -> Value:
         shape[axis] = width
         out.append(t.new_empty((BATCH, *shape)))
     return value.like(out)
-
-
-__all__ = ["NotATensor", "ProbeError", "describe", "expected", "implied", "layout_of", "resized", "run", "run_once"]

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from .errors import ChainError, caller, nearest
-from .wrap import Wrapped, describe, hidden_state
+from .wrap import Wrapped, hidden_state
 
 
 def adopt(layer: Any, where: str) -> nn.Module:
@@ -132,6 +132,3 @@ def unwrap(module: Any) -> Any:
 
 def identifier(name: str) -> bool:
     return name.isidentifier() and not keyword.iskeyword(name)
-
-
-__all__ = ["Spine", "adopt", "describe", "identifier", "unwrap"]
