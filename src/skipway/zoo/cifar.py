@@ -18,6 +18,7 @@ from typing import Any, Literal
 from skipway import BatchNorm, Chain, ChainError, Conv, Dense, Dropout, GlobalAvgPool, Pad, Project, Skip, relu
 from skipway.errors import nearest
 
+from .entry import COUNTED, Entry, Figure, parameters
 from .initialise import he
 from .resnet import Option, basic
 
@@ -214,6 +215,56 @@ def _blocks(depth: int, name: str, each: int, more: int = 2) -> int:
             f"take {' or '.join(map(str, near))}"
         )
     return n
+
+
+_HE, _PREACT, _WRN = "1512.03385, section 4.2", "1603.05027", "1605.07146"
+
+
+def _figures(depth: int, a: int, b: int, c: int, macs: int) -> list[Figure]:
+    each = {"B": (b, 2), "C": (c, (depth - 2) // 2)}
+    return [
+        parameters(a, COUNTED),
+        *(parameters(each[option][0], COUNTED, shortcut=option) for option in "BC"),
+        Figure("parameters of the plain twin", a, f"{_HE}: option A has as many as plain"),
+        Figure("MACs", macs, COUNTED),
+        Figure("depth", depth, f"{_HE}: 6n + 2"),
+        Figure("projections", 0, "1512.03385, option A"),
+        *(Figure("projections", each[o][1], f"1512.03385, option {o}", {"shortcut": o}) for o in "BC"),
+    ]
+
+
+NETS = {
+    "cifar_resnet20": Entry(cifar_resnet, {"depth": 20}, _figures(20, 269_722, 272_474, 283_962, 40_551_040)),
+    "cifar_resnet32": Entry(cifar_resnet, {"depth": 32}, _figures(32, 464_154, 466_906, 489_594, 68_862_592)),
+    "cifar_resnet44": Entry(cifar_resnet, {"depth": 44}, [Figure("depth", 44, f"{_HE}: 6n + 2")]),
+    "cifar_resnet56": Entry(cifar_resnet, {"depth": 56}, _figures(56, 853_018, 855_770, 900_858, 125_485_696)),
+    "cifar_resnet110": Entry(
+        cifar_resnet, {"depth": 110}, _figures(110, 1_727_962, 1_730_714, 1_826_202, 252_887_680)
+    ),
+    "preact_resnet110": Entry(preact_resnet, {"depth": 110}, [
+        parameters(1_727_962, f"{COUNTED}; as many as 1512.03385"), Figure("depth", 110, _PREACT),
+    ]),
+    "preact_resnet164": Entry(preact_resnet, {"depth": 164}, [
+        parameters(1_703_258, COUNTED), parameters(1_726_388, COUNTED, num_classes=100), Figure("depth", 164, _PREACT),
+    ]),
+    "preact_resnet1001": Entry(preact_resnet, {"depth": 1001}, [
+        Figure("parameters without norms", 10.2e6, f"{_PREACT}, where it reads as all of them", unit=1e5),
+        Figure("depth", 1001, _PREACT),
+    ]),
+    "wide_resnet28_10": Entry(wide_resnet, {"depth": 28, "widen": 10}, [
+        parameters(36_479_194, COUNTED),
+        parameters(36_536_884, COUNTED, num_classes=100),
+        Figure("projections", 3, f"{_WRN}: where the shape changes"),
+        Figure("depth", 26, f"{_WRN} counts 28: with the projections, without the dense layer"),
+    ]),
+    "wide_resnet40_1": Entry(wide_resnet, {"depth": 40, "widen": 1}, [parameters(563_930, COUNTED)]),
+}  # fmt: skip
+# a family is checked as the net it makes by default
+NETS |= {
+    "cifar_resnet": Entry(cifar_resnet, figures=NETS["cifar_resnet20"].figures),
+    "preact_resnet": Entry(preact_resnet, figures=NETS["preact_resnet164"].figures),
+    "wide_resnet": Entry(wide_resnet, figures=NETS["wide_resnet28_10"].figures),
+}
 
 
 __all__ = ["cifar_resnet", "preact", "preact_resnet", "wide_resnet"]

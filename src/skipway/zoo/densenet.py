@@ -16,6 +16,7 @@ from typing import Any
 
 from skipway import AvgPool, BatchNorm, Chain, ChainError, Conv, Dense, Dropout, GlobalAvgPool, MaxPool, dense, relu
 
+from .entry import COUNTED, LIBRARIES, Entry, Figure, parameters
 from .initialise import he
 
 #: layers in each of the four blocks, growth rate and channels of the stem (table 1; 161 from the released models)
@@ -209,6 +210,33 @@ def _trunk(
 
 def _drop(p: float) -> list[Any]:
     return [Dropout(p)] if p else []
+
+
+def _entry(depth: int, number: int, giga: float) -> Entry:
+    layers, growth, stem = BLOCKS[depth]
+    return Entry(densenet, {"layers": layers, "growth": growth, "stem": stem}, [
+        parameters(number, LIBRARIES),
+        Figure("MACs", giga * 1e9, COUNTED, unit=1e6),
+        Figure("depth", depth, "its name"),
+    ])  # fmt: skip
+
+
+def _cifar_entry(depth: int, growth: int, bottleneck: bool, number: int) -> Entry:
+    says = {"depth": depth, "growth": growth, "bottleneck": bottleneck}
+    return Entry(cifar_densenet, says, [parameters(number, COUNTED), Figure("depth", depth, "1608.06993")])
+
+
+NETS = {
+    "densenet121": _entry(121, 7_978_856, 2.834),
+    "densenet161": _entry(161, 28_681_000, 7.728),
+    "densenet169": _entry(169, 14_149_480, 3.360),
+    "densenet201": _entry(201, 20_013_928, 4.291),
+    "cifar_densenet40_12": _cifar_entry(40, 12, False, 1_019_722),
+    "cifar_densenet_bc100_12": _cifar_entry(100, 12, True, 769_162),
+    "cifar_densenet_bc190_40": _cifar_entry(190, 40, True, 25_624_430),
+}
+# the family is checked as the net it makes by default
+NETS["cifar_densenet"] = Entry(cifar_densenet, figures=NETS["cifar_densenet40_12"].figures)
 
 
 __all__ = [

@@ -23,6 +23,7 @@ from skipway.merges import Misfit
 from skipway.paths import Path
 from skipway.value import Value, show
 
+from .entry import COUNTED, Entry, parameters
 from .initialise import he
 
 
@@ -134,6 +135,15 @@ def unet(
     side = 256 if padding == "same" else 572
     net = Chain(**layers, head=Conv(width, num_classes, 1), wiring=wiring, input=(in_channels, side, side))
     return he(net, "fan_in")
+
+
+NETS = {
+    "unet": Entry(unet, figures=[
+        parameters(31_030_658, COUNTED),
+        parameters(31_031_745, COUNTED, in_channels=3, num_classes=1),
+        parameters(31_030_658, "padding has no parameters", padding="valid"),
+    ]),
+}  # fmt: skip
 
 
 __all__ = ["Crop", "unet"]

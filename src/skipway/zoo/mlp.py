@@ -10,6 +10,7 @@ from torch import nn
 from skipway import BatchNorm, Chain, ChainError, Dense, Dropout, Gate, Learned, Skip, dense, every, relu, sigmoid, tanh
 from skipway.layer import Act
 
+from .entry import COUNTED, Entry, Figure, parameters
 from .initialise import he
 
 
@@ -144,6 +145,28 @@ def _positive(**sizes: int) -> None:
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ChainError(f"{name}= is a positive whole number, not {size!r}")
+
+
+_RTDL = "rtdl_revisiting_models 0.0.2"
+
+NETS = {
+    "highway": Entry(highway, figures=[
+        parameters(213_610, COUNTED), Figure("parameters of the plain twin", 108_010, COUNTED),
+    ]),
+    "rezero_mlp": Entry(rezero_mlp, figures=[
+        Figure("parameters more than the plain twin", 32, "2003.04887: one number for each of 32 layers"),
+    ]),
+    "tabular_resnet": Entry(tabular_resnet, figures=[
+        parameters(299_137, _RTDL),
+        parameters(1_070_087, _RTDL, inputs=54, outputs=7, blocks=4, width=256, hidden=512),
+    ]),
+    "lang_witbrock": Entry(lang_witbrock, figures=[
+        parameters(138, "the number of weights it is known by"), Figure("depth", 4, "2-5-5-5-1"),
+    ]),
+    "cascade": Entry(cascade, figures=[
+        parameters(117, "(I + 1) O + sum over k < n of (I + 1 + k) + n O, with I = 2, n = 12, O = 1"),
+    ]),
+}  # fmt: skip
 
 
 __all__ = ["cascade", "highway", "lang_witbrock", "rezero_mlp", "tabular_resnet"]

@@ -2,61 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from skipway import Chain, ChainError
 from skipway.errors import nearest
 
-from .cifar import cifar_resnet, preact_resnet, wide_resnet
-from .densenet import BLOCKS, cifar_densenet, densenet
-from .encoder_decoder import unet
-from .mlp import cascade, highway, lang_witbrock, rezero_mlp, tabular_resnet
-from .resnet import STAGES, resnet, resnext
+from . import cifar, densenet, encoder_decoder, mlp, resnet
+from .entry import Entry
 
+#: the files of the zoo, in the order in which their nets are listed
+FAMILIES = (resnet, cifar, densenet, encoder_decoder, mlp)
 
-@dataclass(frozen=True)
-class Entry:
-    """A function that makes nets, with what the name already says of them."""
-
-    function: Callable[..., Chain]
-    says: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def options(self) -> list[str]:
-        """Options that are left to say."""
-        return [name for name in inspect.signature(self.function).parameters if name not in self.says]
-
-
-def _entries() -> dict[str, Entry]:
-    entries = {f"resnet{depth}": Entry(resnet, {"depth": depth}) for depth in STAGES}
-    entries["resnext50_32x4d"] = Entry(resnext, {"depth": 50, "groups": 32, "width": 4})
-    for depth in (50, 101):
-        entries[f"wide_resnet{depth}_2"] = Entry(resnet, {"depth": depth, "width": 128})
-    entries["cifar_resnet"] = Entry(cifar_resnet)
-    for depth in (20, 32, 44, 56, 110):
-        entries[f"cifar_resnet{depth}"] = Entry(cifar_resnet, {"depth": depth})
-    entries["preact_resnet"] = Entry(preact_resnet)
-    for depth in (110, 164, 1001):
-        entries[f"preact_resnet{depth}"] = Entry(preact_resnet, {"depth": depth})
-    entries["wide_resnet"] = Entry(wide_resnet)
-    for depth, widen in ((28, 10), (40, 1)):
-        entries[f"wide_resnet{depth}_{widen}"] = Entry(wide_resnet, {"depth": depth, "widen": widen})
-    for depth, (layers, growth, stem) in BLOCKS.items():
-        entries[f"densenet{depth}"] = Entry(densenet, {"layers": layers, "growth": growth, "stem": stem})
-    entries["cifar_densenet"] = Entry(cifar_densenet)
-    entries["cifar_densenet40_12"] = Entry(cifar_densenet, {"depth": 40, "growth": 12, "bottleneck": False})
-    for depth, growth in ((100, 12), (190, 40)):
-        says = {"depth": depth, "growth": growth, "bottleneck": True}
-        entries[f"cifar_densenet_bc{depth}_{growth}"] = Entry(cifar_densenet, says)
-    for function in (unet, highway, rezero_mlp, tabular_resnet, lang_witbrock, cascade):
-        entries[function.__name__] = Entry(function)
-    return entries
-
-
-ENTRIES = _entries()
+ENTRIES: dict[str, Entry] = {name: entry for family in FAMILIES for name, entry in family.NETS.items()}
 
 
 def names() -> list[str]:

@@ -20,6 +20,7 @@ from torch import nn
 from skipway import AvgPool, BatchNorm, Chain, ChainError, Conv, Dense, GlobalAvgPool, MaxPool, Pad, Project, Skip, relu
 from skipway.errors import nearest
 
+from .entry import COUNTED, LIBRARIES, Entry, Figure, parameters
 from .initialise import he, zero_last_norms
 
 Option = Literal["A", "B", "C", "D"]
@@ -237,6 +238,46 @@ def wide_resnet101_2(num_classes: int = 1000, **options: Any) -> Chain:
     Conv2d(128, 128, 3, padding=1, bias=False)
     """
     return resnet(101, num_classes, width=128, **options)
+
+
+_PAPER = "1512.03385, table 1"
+
+
+def _figures(depth: int, number: int, macs: int, printed: float) -> list[Figure]:
+    own = {"stride_on": "1x1"} if depth >= 50 else {}
+    return [
+        parameters(number, LIBRARIES),
+        Figure("MACs", macs, COUNTED),
+        Figure("MACs", printed, _PAPER, own, unit=1e8),
+        Figure("depth", depth, _PAPER),
+        Figure("projections", 4 if depth >= 50 else 3, "1512.03385, option B: where the shape changes"),
+    ]
+
+
+NETS = {
+    "resnet18": Entry(resnet, {"depth": 18}, _figures(18, 11_689_512, 1_814_073_344, 1.8e9)),
+    "resnet34": Entry(resnet, {"depth": 34}, [
+        *_figures(34, 21_797_672, 3_663_761_408, 3.6e9),
+        Figure("projections", 16, "1512.03385: option C adds thirteen", {"shortcut": "C"}),
+        Figure("projections", 0, "1512.03385: option A has no parameters", {"shortcut": "A"}),
+    ]),
+    "resnet50": Entry(resnet, {"depth": 50}, [
+        *_figures(50, 25_557_032, 4_089_184_256, 3.8e9),
+        Figure("MACs", 3_857_973_248, COUNTED, {"stride_on": "1x1"}),
+        parameters(25_557_032, "the stride moves no parameters", stride_on="1x1"),
+    ]),
+    "resnet101": Entry(resnet, {"depth": 101}, _figures(101, 44_549_160, 7_801_405_440, 7.6e9)),
+    "resnet152": Entry(resnet, {"depth": 152}, _figures(152, 60_192_808, 11_513_626_624, 11.3e9)),
+    "resnext50_32x4d": Entry(resnext, {"depth": 50, "groups": 32, "width": 4}, [
+        parameters(25_028_904, LIBRARIES), Figure("depth", 50, "1611.05431, table 1"),
+    ]),
+    "wide_resnet50_2": Entry(resnet, {"depth": 50, "width": 128}, [
+        parameters(68_883_240, LIBRARIES), Figure("depth", 50, "its name"),
+    ]),
+    "wide_resnet101_2": Entry(resnet, {"depth": 101, "width": 128}, [
+        parameters(126_886_696, LIBRARIES), Figure("depth", 101, "its name"),
+    ]),
+}  # fmt: skip
 
 
 __all__ = [
