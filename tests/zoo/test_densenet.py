@@ -7,7 +7,34 @@ import torch
 from torch import nn
 
 from skipway import BatchNorm, Chain, ChainError
-from skipway.zoo.densenet import block, cifar_densenet, densenet
+from skipway.zoo.cost import count
+from skipway.zoo.densenet import BLOCKS, block, cifar_densenet, densenet
+
+
+def oracle(layers, growth, stem, classes=1000):
+    """Parameters and multiply-adds of a DenseNet-BC on 224 x 224 pixels, by hand."""
+    width, side = stem, 112
+    parameters, macs = 3 * 49 * stem + 2 * stem, side * side * 3 * 49 * stem
+    side //= 2
+    for i, count in enumerate(layers):
+        for _ in range(count):
+            weights = width * 4 * growth + 9 * 4 * growth * growth
+            parameters += weights + 2 * width + 2 * 4 * growth
+            macs += side * side * weights
+            width += growth
+        if i + 1 < len(layers):
+            weights = width * (width // 2)
+            parameters += weights + 2 * width
+            macs += side * side * weights
+            width, side = width // 2, side // 2
+    return parameters + 2 * width + width * classes + classes, macs + width * classes
+
+
+def test_by_hand():
+    assert oracle(*BLOCKS[121]) == (7_978_856, 2_834_161_664)
+    assert oracle(*BLOCKS[264]) == (33_337_704, 5_751_653_376)
+    small = densenet((2, 3), growth=4, stem=8, num_classes=3)
+    assert oracle((2, 3), 4, 8, classes=3) == (count(small).parameters, count(small).macs)
 
 
 def test_as_many_connections_as_the_paper_says():

@@ -23,6 +23,7 @@ from .initialise import he
 BLOCKS = {
     121: ((6, 12, 24, 16), 32, 64), 161: ((6, 12, 36, 24), 48, 96),
     169: ((6, 12, 32, 32), 32, 64), 201: ((6, 12, 48, 32), 32, 64),
+    264: ((6, 12, 64, 48), 32, 64),
 }  # fmt: skip
 
 
@@ -137,6 +138,17 @@ def densenet201(num_classes: int = 1000, **options: Any) -> Chain:
     return densenet(*BLOCKS[201], num_classes, **options)
 
 
+def densenet264(num_classes: int = 1000, **options: Any) -> Chain:
+    """DenseNet-264, k = 32: 33,337,704 parameters. Options as in :func:`densenet`.
+
+    Its blocks of 6, 12, 64 and 48 layers (table 1) make 265 weighted layers, one more than its name says.
+
+    >>> sum(BLOCKS[264][0]) * 2 + 5
+    265
+    """
+    return densenet(*BLOCKS[264], num_classes, **options)
+
+
 def cifar_densenet(
     depth: int = 40,
     growth: int = 12,
@@ -212,12 +224,13 @@ def _drop(p: float) -> list[Any]:
     return [Dropout(p)] if p else []
 
 
-def _entry(depth: int, number: int, giga: float) -> Entry:
-    layers, growth, stem = BLOCKS[depth]
+def _entry(name: int, number: int, giga: float, source: str = LIBRARIES) -> Entry:
+    layers, growth, stem = BLOCKS[name]
+    depth = Figure("depth", name, "its name") if name != 264 else Figure("depth", 265, f"{COUNTED}; its name says 264")
     return Entry(densenet, {"layers": layers, "growth": growth, "stem": stem}, [
-        parameters(number, LIBRARIES),
+        parameters(number, source),
         Figure("MACs", giga * 1e9, COUNTED, unit=1e6),
-        Figure("depth", depth, "its name"),
+        depth,
     ])  # fmt: skip
 
 
@@ -231,6 +244,7 @@ NETS = {
     "densenet161": _entry(161, 28_681_000, 7.728),
     "densenet169": _entry(169, 14_149_480, 3.360),
     "densenet201": _entry(201, 20_013_928, 4.291),
+    "densenet264": _entry(264, 33_337_704, 5.752, COUNTED),
     "cifar_densenet40_12": _cifar_entry(40, 12, False, 1_019_722),
     "cifar_densenet_bc100_12": _cifar_entry(100, 12, True, 769_162),
     "cifar_densenet_bc190_40": _cifar_entry(190, 40, True, 25_624_430),
@@ -240,6 +254,6 @@ NETS["cifar_densenet"] = Entry(cifar_densenet, figures=NETS["cifar_densenet40_12
 
 
 __all__ = [
-    "block", "cifar_densenet", "densenet", "densenet121", "densenet161", "densenet169", "densenet201", "layer",
-    "transition",
+    "block", "cifar_densenet", "densenet", "densenet121", "densenet161", "densenet169", "densenet201", "densenet264",
+    "layer", "transition",
 ]  # fmt: skip
