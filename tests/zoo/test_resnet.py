@@ -8,7 +8,7 @@ from torch import nn
 
 from skipway import ChainError
 from skipway.zoo.cost import count
-from skipway.zoo.resnet import bottleneck, resnet, resnet18
+from skipway.zoo.resnet import bottleneck, resnet, resnet18, resnet_d
 
 
 def test_the_papers_own_stride_costs_less_and_has_as_many_parameters(built):
@@ -74,9 +74,26 @@ def test_he_init():
         ({"depth": 18, "stride_on": "1x1"}, "two 3x3 convolutions"),
         ({"depth": 34, "groups": 32, "width": 4}, "bottlenecks, from depth 50 on"),
         ({"depth": 50, "stride_on": "2x2"}, "the convolution that halves the image"),
+        ({"depth": 18, "stem": "3x3"}, "three of 3x3"),
         ({"depth": 18, "shortcut": "E"}, 'shortcut= is "A", "B", "C" or "D"'),
     ],
 )
 def test_contradictions_are_told_in_the_papers_terms(options, words):
     with pytest.raises(ChainError, match=words):
         resnet(**options)
+
+
+def test_resnet_d_differs_from_resnet_only_in_the_stem(built):
+    plain, d = built("resnet50", shortcut="D"), built("resnet50_d")
+    assert count(d).parameters - count(plain).parameters == 19_232
+    kept = {key: p.shape for key, p in plain.state_dict().items() if not key.startswith("conv.")}
+    assert {key: p.shape for key, p in d.state_dict().items() if not key.startswith("conv.")} == kept
+    # no convolution of one pixel passes over every second pixel any more
+    assert not [m for m in d.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) and m.stride != (1, 1)]
+
+
+def test_resnet_d_takes_any_depth_and_size():
+    net = resnet_d(18, num_classes=3).eval()
+    with torch.no_grad():
+        assert net(torch.zeros(1, 3, 47, 33)).shape == (1, 3)
+    assert net.plan.nodes[1].form.shape == (64, 112, 112)

@@ -18,6 +18,7 @@ SMALL = {
     "resnet B": ("resnet18", {"num_classes": 5, "zero_init": False}, (3, 40, 40)),
     "resnet C": ("resnet18", {"num_classes": 5, "shortcut": "C"}, (3, 40, 40)),
     "resnet D": ("resnet18", {"num_classes": 5, "shortcut": "D"}, (3, 40, 40)),
+    "deep stem": ("resnet50_d", {"num_classes": 5}, (3, 33, 33)),
     "bottlenecks": ("resnet50", {"num_classes": 5, "stride_on": "1x1"}, (3, 33, 33)),
     "groups": ("resnext50_32x4d", {"num_classes": 5}, (3, 33, 33)),
     "cifar A": ("cifar_resnet", {"depth": 8}, (3, 16, 16)),
@@ -37,7 +38,7 @@ SMALL = {
     "lang and witbrock": ("lang_witbrock", {}, (2,)),
     "cascade": ("cascade", {}, (2,)),
 }
-BIG = ("resnet A", "resnet B", "resnet C", "resnet D", "bottlenecks", "groups")
+BIG = ("deep stem", "resnet A", "resnet B", "resnet C", "resnet D", "bottlenecks", "groups")
 
 
 @pytest.fixture(scope="module", params=SMALL)

@@ -16,11 +16,21 @@ from .encoder_decoder import Crop, unet
 from .mlp import cascade, highway, lang_witbrock, rezero_mlp, tabular_resnet
 from .published import Check, check
 from .registry import make, names
-from .resnet import resnet18, resnet34, resnet50, resnet101, resnet152, resnext, wide_resnet50_2, wide_resnet101_2
+from .resnet import (
+    resnet18,
+    resnet34,
+    resnet50,
+    resnet101,
+    resnet152,
+    resnet_d,
+    resnext,
+    wide_resnet50_2,
+    wide_resnet101_2,
+)
 
 __all__ = [
     "Check", "Count", "Crop", "cascade", "check", "cifar_densenet", "cifar_resnet", "count", "densenet121",
     "densenet161", "densenet169", "densenet201", "highway", "lang_witbrock", "make", "names", "preact_resnet",
-    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext", "rezero_mlp", "tabular_resnet", "unet",
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet_d", "resnext", "rezero_mlp", "tabular_resnet", "unet",
     "wide_resnet", "wide_resnet50_2", "wide_resnet101_2",
 ]  # fmt: skip

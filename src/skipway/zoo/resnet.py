@@ -25,6 +25,7 @@ from .initialise import he, zero_last_norms
 
 Option = Literal["A", "B", "C", "D"]
 StrideOn = Literal["3x3", "1x1"]
+Stem = Literal["7x7", "deep"]
 
 #: blocks in each of the four stages, and whether they are bottlenecks
 STAGES = {
@@ -81,6 +82,21 @@ def bottleneck(
     )  # fmt: skip
 
 
+def deep_stem(in_channels: int = 3) -> Chain:
+    """Three 3x3 convolutions in the place of one of 7x7 (1812.01187).
+
+    Shapes: ``(N, in_channels, H, W)`` to ``(N, 64, H/2, W/2)``.
+
+    >>> deep_stem().build((3, 8, 8)).plan.output.shape
+    (64, 4, 4)
+    """
+    return Chain(
+        Conv(in_channels, 32, 3, stride=2, padding=1, bias=False), BatchNorm(32), relu,
+        Conv(32, 32, 3, padding=1, bias=False), BatchNorm(32), relu,
+        Conv(32, 64, 3, padding=1, bias=False),
+    )  # fmt: skip
+
+
 def resnet(
     depth: int,
     num_classes: int = 1000,
@@ -90,6 +106,7 @@ def resnet(
     *,
     groups: int = 1,
     width: int = 64,
+    stem: Stem = "7x7",
     in_channels: int = 3,
 ) -> Chain:
     """The residual nets of table 1 (1512.03385). Shapes: ``(N, in_channels, H, W)`` to ``(N, num_classes)``.
@@ -110,6 +127,8 @@ def resnet(
     groups, width:
         groups of the 3x3 convolutions, and channels of each in the first stage: see :func:`resnext` and
         :func:`wide_resnet50_2`.
+    stem:
+        one ``"7x7"`` convolution, or the ``"deep"`` stem of :func:`resnet_d`: three of 3x3.
 
     Convolutions begin as in 1502.01852 (variance 2 / fan-out), norms with gamma 1.
 
@@ -126,6 +145,8 @@ def resnet(
         raise ChainError(f"depth= is one of {', '.join(map(str, STAGES))} (table 1 of 1512.03385), not {depth!r}")
     if stride_on not in ("3x3", "1x1"):
         raise ChainError(f'stride_on= is "3x3" or "1x1", the convolution that halves the image, not {stride_on!r}')
+    if stem not in ("7x7", "deep"):
+        raise ChainError(f'stem= is "7x7", one convolution, or "deep", three of 3x3 (1812.01187), not {stem!r}')
     blocks, deep = STAGES[depth]
     if not deep and (stride_on, groups, width) != ("3x3", 1, 64):
         raise ChainError(
@@ -145,8 +166,9 @@ def resnet(
                 row.append(basic(before, after, stride, shortcut))
             before = after
         stages[f"stage{i + 1}"] = Chain(*row)
+    first = Conv(in_channels, 64, 7, stride=2, padding=3, bias=False) if stem == "7x7" else deep_stem(in_channels)
     net = Chain(
-        conv=Conv(in_channels, 64, 7, stride=2, padding=3, bias=False), norm=BatchNorm(64), relu=relu,
+        conv=first, norm=BatchNorm(64), relu=relu,
         pool=MaxPool(3, stride=2, padding=1),
         **stages,
         mean=GlobalAvgPool(), head=Dense(before, num_classes), input=(in_channels, 224, 224),
@@ -240,7 +262,23 @@ def wide_resnet101_2(num_classes: int = 1000, **options: Any) -> Chain:
     return resnet(101, num_classes, width=128, **options)
 
 
-_PAPER = "1512.03385, table 1"
+def resnet_d(depth: int = 50, num_classes: int = 1000, **options: Any) -> Chain:
+    """ResNet-D (1812.01187): no value of an image is passed over, neither in the stem nor on a shortcut.
+
+    Three small convolutions at the start, the stride on the 3x3 convolution of a bottleneck, and shortcuts that take
+    the mean before they project (option D). With depth 50, 25,576,264 parameters: 19,232 more than ResNet-50, all of
+    them in the stem. Other options as in :func:`resnet`.
+
+    >>> import torch
+    >>> with torch.device("meta"):
+    ...     net = resnet_d(50)
+    >>> sum(p.numel() for p in net.parameters())
+    25576264
+    """
+    return resnet(depth, num_classes, "D", stem="deep", **options)
+
+
+_PAPER, _TIMM = "1512.03385, table 1", "timm 1.0.31"
 
 
 def _figures(depth: int, number: int, macs: int, printed: float) -> list[Figure]:
@@ -277,10 +315,16 @@ NETS = {
     "wide_resnet101_2": Entry(resnet, {"depth": 101, "width": 128}, [
         parameters(126_886_696, LIBRARIES), Figure("depth", 101, "its name"),
     ]),
+    "resnet50_d": Entry(resnet, {"depth": 50, "shortcut": "D", "stem": "deep"}, [
+        parameters(25_576_264, _TIMM),
+        Figure("depth", 52, "1812.01187: two more in the stem"),
+        Figure("projections", 4, "1812.01187: where the shape changes"),
+    ]),
+    "resnet101_d": Entry(resnet, {"depth": 101, "shortcut": "D", "stem": "deep"}, [parameters(44_568_392, _TIMM)]),
 }  # fmt: skip
 
 
 __all__ = [
-    "basic", "bottleneck", "path", "resnet", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext",
-    "wide_resnet50_2", "wide_resnet101_2",
+    "basic", "bottleneck", "deep_stem", "path", "resnet", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
+    "resnet_d", "resnext", "wide_resnet50_2", "wide_resnet101_2",
 ]  # fmt: skip
