@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from skipway import ChainError, Skip
-from skipway.zoo.cifar import cifar_resnet, preact_resnet, wide_resnet
+from skipway import BatchNorm, Chain, ChainError, Conv, Parallel, Skip, relu
+from skipway.zoo.cifar import cifar_resnet, cifar_resnext, preact_resnet, wide_resnet
 from skipway.zoo.cost import count
+from skipway.zoo.resnet import bottleneck
 
 
 def oracle(n, classes=10, norms=True):
@@ -78,6 +79,63 @@ def test_dropout_between_the_convolutions():
     assert not any(isinstance(m, nn.Dropout) for m in wide_resnet(10, 2).modules())
 
 
+def whole(net, low=-3, high=4):
+    """The net in double precision, with weights, norms and statistics that are whole numbers: sums are exact."""
+    net.double().eval()
+    for parameter in net.parameters():
+        parameter.data = torch.randint(low, high, parameter.shape).double()
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eps = 0.0
+            module.running_mean = torch.randint(low, high, module.running_mean.shape).double()
+    return net
+
+
+def test_a_convolution_in_groups_is_the_sum_of_narrow_branches():
+    groups, width, inner, end = 4, 16, 8, 32  # figure 3 of 1611.05431: (c) equals (a)
+    block = whole(bottleneck(width, inner, end, 2, "B", "3x3", groups))
+    d = inner // groups
+
+    def branch():
+        return Chain(
+            Conv(width, d, 1, bias=False), BatchNorm(d), relu,
+            Conv(d, d, 3, stride=2, padding=1, bias=False), BatchNorm(d), relu,
+            Conv(d, end, 1, bias=False),
+        )  # fmt: skip
+
+    branches = whole(Parallel(*[branch() for _ in range(groups)], merge="add"))
+    for i, one in enumerate(branches.branches):
+        part = slice(i * d, (i + 1) * d)
+        for k, mine in enumerate(one):
+            if k in (0, 3):
+                mine.weight.data = block[k].weight.data[part]
+            elif k in (1, 4):
+                for name, value in block[k].state_dict().items():
+                    mine.state_dict()[name].copy_(value[part] if value.dim() else value)
+            elif k == 6:
+                mine.weight.data = block[k].weight.data[:, part]
+    split = Skip(Chain(branches, block[7]), path=block.shortcuts["input->output"].path, act=relu).eval()
+    x = torch.randint(-3, 4, (2, width, 6, 6)).double()
+    assert torch.equal(split(x), block(x))
+    assert split(x).any()
+
+
+def test_resnext_by_hand():
+    def parameters(depth, groups, width):
+        total, start = 3 * 64 * 9 + 2 * 64, 64
+        for i in range(3):
+            inner, end = groups * width << i, 256 << i
+            for k in range((depth - 2) // 9):
+                total += start * inner + 9 * inner**2 // groups + inner * end + 2 * (2 * inner + end)
+                total += 0 if k else start * end + 2 * end
+                start = end
+        return total + start * 10 + 10
+
+    assert parameters(29, 8, 64) == 34_426_698
+    assert parameters(29, 32, 4) == 4_775_754
+    assert parameters(11, 4, 8) == count(cifar_resnext(4, 8, depth=11)).parameters
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -87,6 +145,9 @@ def test_dropout_between_the_convolutions():
         (lambda: preact_resnet(32, bottleneck=True), r"9n \+ 2 "),
         (lambda: wide_resnet(27), r"6n \+ 4 .*take 22 or 28"),
         (lambda: wide_resnet(28, 0), "the factor k"),
+        (lambda: cifar_resnext(8, 64, depth=28), r"9n \+ 2 .*3 convolutions.*not 28: take 20 or 29"),
+        (lambda: cifar_resnext(0, 64), "cardinality= is C"),
+        (lambda: cifar_resnext(8, 2.5), "width= is d"),
         (lambda: cifar_resnet(20, "F"), '"A", "B", "C" or "D"'),
         (lambda: preact_resnet(20, shortcut="C"), '"A" or "B"'),
     ],

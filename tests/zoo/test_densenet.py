@@ -16,8 +16,8 @@ def oracle(layers, growth, stem, classes=1000):
     width, side = stem, 112
     parameters, macs = 3 * 49 * stem + 2 * stem, side * side * 3 * 49 * stem
     side //= 2
-    for i, count in enumerate(layers):
-        for _ in range(count):
+    for i, many in enumerate(layers):
+        for _ in range(many):
             weights = width * 4 * growth + 9 * 4 * growth * growth
             parameters += weights + 2 * width + 2 * 4 * growth
             macs += side * side * weights

@@ -22,16 +22,17 @@ PARAMETERS = {
     "densenet169": 14_149_480, "densenet201": 20_013_928, "cifar_densenet40_12": 1_019_722,
     "cifar_densenet_bc100_12": 769_162, "cifar_densenet_bc190_40": 25_624_430, "unet": 31_030_658, "highway": 213_610,
     "resnet50_d": 25_576_264, "resnet101_d": 44_568_392, "tabular_resnet": 299_137, "lang_witbrock": 138, "cascade": 117,
+    "densenet264": 33_337_704, "cifar_resnext29_8x64d": 34_426_698, "cifar_resnext29_16x64d": 68_155_210,
 }  # fmt: skip
 MACS = {
     "resnet18": 1_814_073_344, "resnet34": 3_663_761_408, "resnet50": 4_089_184_256, "resnet101": 7_801_405_440,
     "resnet152": 11_513_626_624, "cifar_resnet20": 40_551_040, "cifar_resnet32": 68_862_592,
     "cifar_resnet56": 125_485_696, "cifar_resnet110": 252_887_680,
 }  # fmt: skip
-FAMILIES = ["cifar_resnet", "preact_resnet", "wide_resnet", "cifar_densenet"]
+FAMILIES = ["cifar_resnet", "preact_resnet", "wide_resnet", "cifar_densenet", "cifar_resnext"]
 DEEP = [
-    "resnet101", "resnet152", "resnet101_d", "cifar_resnet110", "preact_resnet164", "densenet161", "densenet169", "densenet201",
-    "cifar_densenet_bc190_40",
+    "resnet101", "resnet152", "resnet101_d", "cifar_resnet110", "preact_resnet164", "densenet161", "densenet169",
+    "densenet201", "cifar_densenet_bc190_40", "densenet264",
 ]  # fmt: skip
 TOO_DEEP = "preact_resnet1001"  # ten seconds; its figure has a formula in test_cifar.py
 

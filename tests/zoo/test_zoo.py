@@ -37,6 +37,7 @@ SMALL = {
     "tabular": ("tabular_resnet", {}, (8,)),
     "lang and witbrock": ("lang_witbrock", {}, (2,)),
     "cascade": ("cascade", {}, (2,)),
+    "cifar, groups": ("cifar_resnext", {"cardinality": 4, "width": 2, "depth": 11}, (3, 16, 16)),
 }
 BIG = ("deep stem", "resnet A", "resnet B", "resnet C", "resnet D", "bottlenecks", "groups")
 

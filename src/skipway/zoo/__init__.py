@@ -9,9 +9,9 @@ True
 
 from __future__ import annotations
 
-from .cifar import cifar_resnet, preact_resnet, wide_resnet
+from .cifar import cifar_resnet, cifar_resnext, preact_resnet, wide_resnet
 from .cost import Count, count
-from .densenet import cifar_densenet, densenet121, densenet161, densenet169, densenet201
+from .densenet import cifar_densenet, densenet121, densenet161, densenet169, densenet201, densenet264
 from .encoder_decoder import Crop, unet
 from .mlp import cascade, highway, lang_witbrock, rezero_mlp, tabular_resnet
 from .published import Check, check
@@ -29,8 +29,8 @@ from .resnet import (
 )
 
 __all__ = [
-    "Check", "Count", "Crop", "cascade", "check", "cifar_densenet", "cifar_resnet", "count", "densenet121",
-    "densenet161", "densenet169", "densenet201", "highway", "lang_witbrock", "make", "names", "preact_resnet",
-    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet_d", "resnext", "rezero_mlp", "tabular_resnet", "unet",
-    "wide_resnet", "wide_resnet50_2", "wide_resnet101_2",
+    "Check", "Count", "Crop", "cascade", "check", "cifar_densenet", "cifar_resnet", "cifar_resnext", "count",
+    "densenet121", "densenet161", "densenet169", "densenet201", "densenet264", "highway", "lang_witbrock", "make",
+    "names", "preact_resnet", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet_d", "resnext",
+    "rezero_mlp", "tabular_resnet", "unet", "wide_resnet", "wide_resnet50_2", "wide_resnet101_2",
 ]  # fmt: skip

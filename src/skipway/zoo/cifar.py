@@ -1,7 +1,7 @@
-"""The residual nets of CIFAR: original (1512.03385), pre-activation (1603.05027) and wide (1605.07146).
+"""The residual nets of CIFAR: original (1512.03385), pre-activation (1603.05027), wide (1605.07146) and with groups
+(1611.05431).
 
-Three stages of n blocks on images of 32, 16 and 8 pixels, with 16, 32 and 64 channels (times ``widen``), under a 3x3
-convolution and before one dense layer.
+Three stages of n blocks on images of 32, 16 and 8 pixels, under a 3x3 convolution and before one dense layer.
 
 Where norm and relu stand makes the difference. In the original a block is ``relu(x + F(x))``. With pre-activation it is
 ``x + F(x)``, and F begins with norm and relu, so that nothing stands on the shortcut. Only where the shape changes, and
@@ -21,6 +21,7 @@ from skipway.errors import nearest
 from .entry import COUNTED, Entry, Figure, parameters
 from .initialise import he
 from .resnet import Option, basic
+from .resnet import bottleneck as bottleneck_block
 
 
 def cifar_resnet(depth: int = 20, shortcut: Option = "A", num_classes: int = 10, in_channels: int = 3) -> Chain:
@@ -161,6 +162,51 @@ def wide_resnet(
     return _preact_net(16, (16 * widen, 32 * widen, 64 * widen), n, block, num_classes, in_channels)
 
 
+def cifar_resnext(
+    cardinality: int = 8, width: int = 64, depth: int = 29, num_classes: int = 10, in_channels: int = 3
+) -> Chain:
+    """ResNeXt for CIFAR (1611.05431, section 5.3): bottlenecks whose 3x3 convolution is in ``cardinality`` groups.
+
+    Shapes: ``(N, 3, 32, 32)`` to ``(N, num_classes)``. ResNeXt-29 8x64d has 34,426,698 parameters, 16x64d 68,155,210.
+
+    Parameters
+    ----------
+    cardinality:
+        C, the number of groups, which is that of transformations added up: a convolution in C groups between two 1x1
+        ones is the sum of C narrow bottlenecks side by side (figure 3 of the paper).
+    width:
+        d, the channels of each group in the first stage; twice as many in every next one.
+    depth:
+        9n + 2: a convolution, three stages of n blocks of three, a dense layer.
+
+    Blocks make 256, 512 and 1024 channels; where the shape changes there is a 1x1 convolution and a norm. Relu follows
+    the addition, as in the released code: the paper has the numbers of its table from pre-activated blocks.
+    Convolutions begin as in 1502.01852.
+
+    Raises
+    ------
+    ChainError
+        for a depth that is not 9n + 2, a cardinality or a width that is not a positive whole number.
+
+    >>> cifar_resnext(4, 8, depth=11)["stage1"][0][3]
+    Conv2d(32, 32, 3, padding=1, groups=4, bias=False)
+    """
+    n = _blocks(depth, "cifar_resnext", 9)
+    for name, letter, number in (("cardinality", "C", cardinality), ("width", "d", width)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ChainError(f"{name}= is {letter} of 1611.05431, a positive whole number, not {number!r}")
+
+    def block(start: int, end: int, stride: int) -> Skip:
+        return bottleneck_block(start, end // 256 * cardinality * width, end, stride, "B", "3x3", cardinality)
+
+    net = Chain(
+        conv=Conv(in_channels, 64, 3, padding=1, bias=False), norm=BatchNorm(64), relu=relu,
+        **_stages(64, (256, 512, 1024), n, block),
+        mean=GlobalAvgPool(), head=Dense(1024, num_classes), input=(in_channels, 32, 32),
+    )  # fmt: skip
+    return he(net)
+
+
 def _two(start: int, end: int, stride: int, dropout: float = 0.0) -> list[Any]:
     """The branch of a basic block, after its first norm and relu."""
     return [
@@ -217,7 +263,7 @@ def _blocks(depth: int, name: str, each: int, more: int = 2) -> int:
     return n
 
 
-_HE, _PREACT, _WRN = "1512.03385, section 4.2", "1603.05027", "1605.07146"
+_HE, _PREACT, _WRN, _NEXT = "1512.03385, section 4.2", "1603.05027", "1605.07146", "1611.05431, table 7"
 
 
 def _figures(depth: int, a: int, b: int, c: int, macs: int) -> list[Figure]:
@@ -258,13 +304,23 @@ NETS = {
         Figure("depth", 26, f"{_WRN} counts 28: with the projections, without the dense layer"),
     ]),
     "wide_resnet40_1": Entry(wide_resnet, {"depth": 40, "widen": 1}, [parameters(563_930, COUNTED)]),
+    "cifar_resnext29_8x64d": Entry(cifar_resnext, {"cardinality": 8, "width": 64, "depth": 29}, [
+        parameters(34_426_698, COUNTED),
+        Figure("parameters", 34.4e6, _NEXT, unit=1e5),
+        Figure("depth", 29, _NEXT),
+        Figure("projections", 3, "the released code: where the shape changes"),
+    ]),
+    "cifar_resnext29_16x64d": Entry(cifar_resnext, {"cardinality": 16, "width": 64, "depth": 29}, [
+        parameters(68_155_210, COUNTED), Figure("parameters", 68.1e6, _NEXT, unit=1e5),
+    ]),
 }  # fmt: skip
 # a family is checked as the net it makes by default
 NETS |= {
     "cifar_resnet": Entry(cifar_resnet, figures=NETS["cifar_resnet20"].figures),
     "preact_resnet": Entry(preact_resnet, figures=NETS["preact_resnet164"].figures),
     "wide_resnet": Entry(wide_resnet, figures=NETS["wide_resnet28_10"].figures),
+    "cifar_resnext": Entry(cifar_resnext, figures=NETS["cifar_resnext29_8x64d"].figures),
 }
 
 
-__all__ = ["cifar_resnet", "preact", "preact_resnet", "wide_resnet"]
+__all__ = ["cifar_resnet", "cifar_resnext", "preact", "preact_resnet", "wide_resnet"]
