@@ -21,8 +21,10 @@ PARAMETERS = {
     "wide_resnet28_10": 36_479_194, "wide_resnet40_1": 563_930, "densenet121": 7_978_856, "densenet161": 28_681_000,
     "densenet169": 14_149_480, "densenet201": 20_013_928, "cifar_densenet40_12": 1_019_722,
     "cifar_densenet_bc100_12": 769_162, "cifar_densenet_bc190_40": 25_624_430, "unet": 31_030_658, "highway": 213_610,
-    "resnet50_d": 25_576_264, "resnet101_d": 44_568_392, "tabular_resnet": 299_137, "lang_witbrock": 138, "cascade": 117,
-    "densenet264": 33_337_704, "cifar_resnext29_8x64d": 34_426_698, "cifar_resnext29_16x64d": 68_155_210,
+    "resnet50_d": 25_576_264, "resnet101_d": 44_568_392, "tabular_resnet": 299_137, "lang_witbrock": 138,
+    "cascade": 117, "densenet264": 33_337_704, "cifar_resnext29_8x64d": 34_426_698,
+    "cifar_resnext29_16x64d": 68_155_210, "convnext_tiny": 28_589_128, "convnext_small": 50_223_688,
+    "convnext_base": 88_591_464, "convnext_large": 197_767_336,
 }  # fmt: skip
 MACS = {
     "resnet18": 1_814_073_344, "resnet34": 3_663_761_408, "resnet50": 4_089_184_256, "resnet101": 7_801_405_440,
@@ -32,7 +34,7 @@ MACS = {
 FAMILIES = ["cifar_resnet", "preact_resnet", "wide_resnet", "cifar_densenet", "cifar_resnext"]
 DEEP = [
     "resnet101", "resnet152", "resnet101_d", "cifar_resnet110", "preact_resnet164", "densenet161", "densenet169",
-    "densenet201", "cifar_densenet_bc190_40", "densenet264",
+    "densenet201", "cifar_densenet_bc190_40", "densenet264", "convnext_small", "convnext_base", "convnext_large",
 ]  # fmt: skip
 TOO_DEEP = "preact_resnet1001"  # ten seconds; its figure has a formula in test_cifar.py
 

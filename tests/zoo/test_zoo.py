@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import skipway
-from skipway import Chain
+from skipway import Chain, zoo
 from skipway.zoo import Crop, make
 
 #: name, options, and the shape of an input for which every value still has some pixels
@@ -32,6 +32,7 @@ SMALL = {
     "unet": ("unet", {"width": 4, "depth": 2}, (1, 16, 16)),
     "unet, valid": ("unet", {"width": 4, "depth": 2, "padding": "valid"}, (1, 48, 48)),
     "unet, add": ("unet", {"width": 4, "depth": 2, "merge": "add"}, (1, 16, 16)),
+    "convnext": ("convnext_tiny", {"depths": (1, 1, 2), "width": 8, "scale": 0.5}, (3, 36, 36)),
     "highway": ("highway", {"layers": 4}, (64,)),
     "rezero": ("rezero_mlp", {"inputs": 6, "width": 8, "layers": 4}, (6,)),
     "tabular": ("tabular_resnet", {}, (8,)),
@@ -86,7 +87,7 @@ def test_state_dict_round_trip(case):
 
 def test_repr_builds_it_again(case):
     _, net, _ = case
-    again = eval(repr(net), {**vars(skipway), "nn": nn, "Crop": Crop})
+    again = eval(repr(net), {**vars(zoo), **vars(skipway), "nn": nn, "Crop": Crop})
     assert isinstance(again, Chain)
     assert repr(again) == repr(net)
     assert [(k, v.shape) for k, v in again.state_dict().items()] == [(k, v.shape) for k, v in net.state_dict().items()]

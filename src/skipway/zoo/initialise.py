@@ -48,6 +48,23 @@ def _fan(layer: Any, mode: Mode) -> float:
     return layer.in_channels // layer.groups * math.prod(layer.kernel_size) / math.prod(layer.stride)
 
 
+def truncated(net: Chain, std: float = 0.02) -> Chain:
+    """The net with convolutions and dense layers drawn from a normal law of this deviation, and biases of 0.
+
+    Draws beyond -2 and 2 are drawn again, as DeiT (2012.12877) and ConvNeXt (2201.03545) have it.
+
+    >>> from skipway import Dense
+    >>> bool(truncated(Chain(Dense(64, 64)))[0].weight.std() < 0.03)
+    True
+    """
+    for module in net.modules():
+        if isinstance(module, (nn.Linear, *_CONVOLUTIONS)):
+            nn.init.trunc_normal_(module.weight, std=std)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return net
+
+
 def zero_last_norms(net: Chain) -> Chain:
     """The net with a gamma of 0 in the last norm of every branch, so that a block begins as its shortcut (1706.02677).
 
@@ -62,4 +79,4 @@ def zero_last_norms(net: Chain) -> Chain:
     return net
 
 
-__all__ = ["he", "zero_last_norms"]
+__all__ = ["he", "truncated", "zero_last_norms"]

@@ -7,11 +7,11 @@ from typing import Any
 from skipway import Chain, ChainError
 from skipway.errors import nearest
 
-from . import cifar, densenet, encoder_decoder, mlp, resnet
+from . import cifar, convnext, densenet, encoder_decoder, mlp, resnet
 from .entry import Entry
 
 #: the files of the zoo, in the order in which their nets are listed
-FAMILIES = (resnet, cifar, densenet, encoder_decoder, mlp)
+FAMILIES = (resnet, cifar, densenet, convnext, encoder_decoder, mlp)
 
 ENTRIES: dict[str, Entry] = {name: entry for family in FAMILIES for name, entry in family.NETS.items()}
 
