@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from skipway import Chain, ChainError
 from skipway.errors import nearest
 
-from . import cifar, convnext, densenet, encoder_decoder, mlp, resnet
 from .entry import Entry
 
 #: the files of the zoo, in the order in which their nets are listed
-FAMILIES = (resnet, cifar, densenet, convnext, encoder_decoder, mlp)
+FAMILIES = ("resnet", "cifar", "densenet", "convnext", "encoder_decoder", "mlp")
 
-ENTRIES: dict[str, Entry] = {name: entry for family in FAMILIES for name, entry in family.NETS.items()}
+#: by module, since a function may be named as its file is
+_NETS = [import_module(f"{__package__}.{family}").NETS for family in FAMILIES]
+ENTRIES: dict[str, Entry] = {name: entry for nets in _NETS for name, entry in nets.items()}
 
 
 def names() -> list[str]:
