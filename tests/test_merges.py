@@ -187,8 +187,8 @@ def test_a_merge_of_ones_own_joins_in(x4):
         Chain(Dense(4, 1), wiring=[Shortcut(0, 1, merge=Sub())])
 
 
-def test_the_words_are_the_six_of_the_vocabulary():
-    assert set(MERGES) == {"add", "cat", "mean", "max", "mul", "gate"}
+def test_the_words_of_the_vocabulary():
+    assert set(MERGES) == {"add", "sub", "cat", "mean", "max", "mul", "gate", "weighted"}
 
 
 def test_cat_then_linear_is_a_sum_of_projections():

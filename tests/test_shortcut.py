@@ -96,7 +96,7 @@ def test_ends_that_are_no_names_are_refused(end):
         ({"tap": "raw"}, '"state" or "branch", not \'raw\''),
         ({"name": "a.b"}, "a word without dots"),
         ({"name": 3}, "a word without dots"),
-        ({"scale": "big"}, "finite number or Learned"),
+        ({"scale": "big"}, "finite number, Learned"),
     ],
 )
 def test_wrong_options_say_what_is_right_and_where(options, what):

@@ -11,15 +11,15 @@ from typing import Any
 from .chain import CatSkip, Chain, IdentitySkip, Skip
 from .errors import ChainError, CheckpointError, DataError, OpenChainError, ShapeError, SkipwayError, TrainError
 from .functional import gelu, identity, relu, sigmoid, silu, softmax, tanh
-from .gains import Drop, DropPath, Learned
+from .gains import Anneal, Drop, DropPath, Learned, Ramp, ShakeDrop, SqueezeExcite, Warmup, set_step
 from .layer import tie
 from .layers import BatchNorm, Conv, Dense, Dropout, Flatten, LayerNorm
-from .merges import Cat, Gate
+from .merges import Cat, DualPath, Gate, Join, Lerp, Orthogonal, Shake, Swapout, Weighted, global_drop_path
 from .parallel import Parallel
-from .paths import Pad, Project
-from .pools import AvgPool, GlobalAvgPool, MaxPool
+from .paths import Crop, Detach, Householder, LowRank, Pad, Project, Resize, Slice
+from .pools import AvgPool, BlurPool, GlobalAvgPool, MaxPool
 from .shortcut import Shortcut
-from .wiring import dense, every, from_input, log2, sliding, unet
+from .wiring import cross, dense, every, from_input, log2, sliding, unet
 
 __version__ = "0.1.0"
 
@@ -38,11 +38,13 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "AvgPool", "BatchNorm", "Cat", "CatSkip", "Chain", "ChainError", "CheckpointError", "Conv", "DataError", "Dense",
-    "Drop", "DropPath", "Dropout", "Flatten", "Gate", "GlobalAvgPool", "IdentitySkip", "LayerNorm", "Learned",
-    "MaxPool", "OpenChainError", "Pad", "Parallel", "Project", "ShapeError", "Shortcut", "Skip", "SkipwayError",
-    "TrainError",
-    "crossentropy", "data", "dense", "evaluate", "every", "fit", "from_input", "gelu", "identity", "log2",
-    "logitcrossentropy", "onecold", "onehot", "relu", "sigmoid", "silu", "sliding", "softmax", "study", "tanh",
-    "throttle", "tie", "train", "unet", "zoo",
+    "Anneal", "AvgPool", "BatchNorm", "BlurPool", "Cat", "CatSkip", "Chain", "ChainError", "CheckpointError",
+    "Conv", "Crop", "DataError", "Dense", "Detach", "Drop", "DropPath", "Dropout", "DualPath", "Flatten", "Gate",
+    "GlobalAvgPool", "Householder", "IdentitySkip", "Join", "LayerNorm", "Learned", "Lerp", "LowRank", "MaxPool",
+    "OpenChainError", "Orthogonal", "Pad", "Parallel", "Project", "Ramp", "Resize", "Shake", "ShakeDrop",
+    "ShapeError", "Shortcut", "Skip", "SkipwayError", "Slice", "SqueezeExcite", "Swapout", "TrainError", "Warmup",
+    "Weighted",
+    "cross", "crossentropy", "data", "dense", "evaluate", "every", "fit", "from_input", "gelu", "global_drop_path",
+    "identity", "log2", "logitcrossentropy", "onecold", "onehot", "relu", "set_step", "sigmoid", "silu", "sliding",
+    "softmax", "study", "tanh", "throttle", "tie", "train", "unet", "zoo",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from . import edit
 from .emit import Program
 from .errors import ChainError, nearest
-from .gains import Drop, Learned
+from .gains import Drop, Gain, ShakeDrop
 from .graph import Graph
 from .merges import Merge
 from .paths import Path
@@ -241,11 +241,11 @@ class Skip(Chain):
         /,
         *layers: Any,
         merge: str | Merge | Callable[..., Tensor] = "add",
-        path: str | Path | Callable[..., Tensor] = "identity",
+        path: str | Path | Callable[..., Tensor] | Sequence[Any] = "identity",
         act: Callable[..., Tensor] | None = None,
-        scale: float | Learned | None = None,
-        path_scale: float | Learned | None = None,
-        drop: float | Drop = 0.0,
+        scale: float | Gain | nn.Module | None = None,
+        path_scale: float | Gain | nn.Module | None = None,
+        drop: float | Drop | ShakeDrop = 0.0,
         input: Sequence[int] | int | None = None,
         **named_layers: Any,
     ) -> None:

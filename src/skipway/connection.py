@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, ItemsView, Iterator
+from collections.abc import Callable, ItemsView, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from .errors import ChainError, OpenChainError, nearest
-from .gains import Learned, as_drop, as_scale
-from .layer import Layer
+from .errors import ChainError, nearest
+from .gains import Gain, as_drop, as_scale
 from .merges import Merge, Misfit, as_merge
-from .paths import Path, as_path
+from .paths import Path, as_path, close
+from .probe import run
 from .shortcut import Shortcut
-from .value import Value
+from .value import Value, show
 from .wrap import Wrapped, is_leaf
 
 #: the parts of a connection, in the order in which they act
@@ -26,6 +26,9 @@ class Connection(nn.Module):
     It is found as ``net.shortcuts[name]`` if it holds modules or parameters. Each part is a module, a parameter, a
     number, a plain function, or ``None`` where there is nothing to do.
     """
+
+    #: gains, which weight decay would pull to where they say nothing
+    no_decay = ("scale", "path_scale")
 
     scale: Any
     drop: Any
@@ -48,40 +51,43 @@ class Connection(nn.Module):
             self.path = hold(path.make(start, target))
         else:
             self.path = hold(path)
-            self._close_path(start)
-
-    def _close_path(self, start: Value) -> None:
-        """A path written with ``...`` takes its width from where the shortcut starts."""
-        if isinstance(self.path, Layer) and self.path.is_open:
-            self.path.build(start)
-        elif hasattr(self.path, "_settle"):
-            plan = self.path._settle(start, True)
-            if plan.problems:
-                raise ChainError(f"its path: {'; '.join(plan.problems)}")
-            if plan.open:
-                raise OpenChainError(f"its path: {plan.open[0]}")
+            close(self.path, start)
 
     def make_gains(self, shortcut: Shortcut, branch: Value, brought: Value) -> None:
         """Create the scales and the random drop."""
-        scale, path_scale = as_scale(shortcut.scale), as_scale(shortcut.path_scale)
-        self.scale = scale.make(branch) if isinstance(scale, Learned) else scale
-        self.path_scale = path_scale.make(brought) if isinstance(path_scale, Learned) else path_scale
+        self.scale = _gain(as_scale(shortcut.scale), branch)
+        self.path_scale = _gain(as_scale(shortcut.path_scale), brought)
         self.drop = as_drop(shortcut.drop).make()
+
+    def make_path_scale(self, shortcut: Shortcut, brought: Value) -> None:
+        """Create what belongs to the shortcut alone, where another one's merge takes it in."""
+        self.path_scale = _gain(as_scale(shortcut.path_scale), brought)
+        self.__dict__["_made"] = True
 
     def check_gains(self, branch: Value, brought: Value) -> None:
         """Raise :class:`~skipway.merges.Misfit` where a learned scale is for another width: it would broadcast."""
         for part, value in (("scale", branch), ("path_scale", brought)):
             gain = getattr(self, part)
+            if isinstance(gain, nn.Module) and value:
+                after = run(gain, value)
+                if [t.shape for t in after] != [t.shape for t in value.trials]:
+                    raise Misfit(
+                        f"its {part} makes {show(Value(after).shape)} of {show(value.shape)}",
+                        "a gain keeps the shape of what it multiplies",
+                    )
             if isinstance(gain, nn.Parameter) and gain.dim() and value.width not in (None, gain.shape[0]):
                 raise Misfit(
                     f"its {part} is for {gain.shape[0]} channels, and there are {value.width}",
                     "build a new chain with this shortcut, so that it gets a scale of that width",
                 )
 
-    def make_merge(self, shortcut: Shortcut, branch: Value, brought: Value) -> None:
+    def make_merge(self, shortcut: Shortcut, branch: Value, brought: Sequence[Value]) -> None:
         """Create the merge, or raise :class:`~skipway.merges.Misfit`."""
         merge = as_merge(shortcut.merge)
-        self.merge = hold(merge.make(branch, brought) if isinstance(merge, Merge) else merge)
+        made: Any = merge
+        if isinstance(merge, Merge):
+            made = merge.make_many(1 + len(brought)) if merge.joint else merge.make(branch, brought[0])
+        self.merge = hold(made)
         self.__dict__["_made"] = True
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -103,17 +109,29 @@ class Connection(nn.Module):
         """What the shortcut brings to the merge."""
         if self.path is not None:
             value = self.path(value)
-        return value if self.path_scale is None else value * self.path_scale
+        return _times(value, self.path_scale)
 
     def branch(self, branch: Tensor) -> Tensor:
         """The branch as it comes to the merge."""
-        if self.scale is not None:
-            branch = branch * self.scale
+        branch = _times(branch, self.scale)
         return branch if self.drop is None else self.drop(branch)
 
     def forward(self, branch: Tensor, value: Tensor) -> Tensor:
+        """The merge of one shortcut, by itself."""
         merged = self.merge(self.branch(branch), self.bring(value))
         return merged if self.act is None else self.act(merged)
+
+
+def _gain(gain: Any, value: Value) -> Any:
+    made = gain.make(value) if isinstance(gain, Gain) else gain
+    close(made, value)
+    return made
+
+
+def _times(value: Tensor, gain: Any) -> Tensor:
+    if gain is None:
+        return value
+    return gain(value) if isinstance(gain, nn.Module) else value * gain
 
 
 class Connections(nn.Module):
@@ -156,7 +174,7 @@ def hold(part: Callable[..., Any] | None) -> Any:
     """A callable as it is kept: modules and plain functions as they are, one that holds parameters wrapped."""
     if part is None or isinstance(part, nn.Module) or is_leaf(part) or type(part).__module__.startswith("skipway."):
         return part
-    if getattr(part, "__module__", "") in ("skipway.merges", "skipway.functional"):
+    if getattr(part, "__module__", "") in ("skipway.merges.words", "skipway.functional"):
         return part  # nothing to look for in our own functions
     wrapped = Wrapped(part)
     return part if wrapped.stateless else wrapped

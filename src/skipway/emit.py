@@ -23,7 +23,7 @@ from torch.utils.hooks import BackwardHook
 from .connection import Connection
 from .errors import ShapeError
 from .graph import Edge, Graph, Node
-from .merges import Merge, _CatFirst, _CatLast, as_merge
+from .merges import CatFirst, CatLast, Merge, as_merge
 from .spine import identifier, unwrap
 from .value import show
 from .wrap import Wrapped
@@ -193,17 +193,18 @@ class Program:
     # -- merges --------------------------------------------------------------------------------------------------------
 
     def _merges(self, node: Node, expression: str) -> str:
-        edges = list(node.edges)
-        while edges:
-            joined = self._joined(edges)
+        meetings = node.meetings
+        while meetings:
+            joined = self._joined([edges[0] for edges in meetings])
             if joined:
-                values = [expression] + [self._brought(e) for e in edges[:joined]]
-                axis = edges[0].connection.merge.axis
+                heads = [edges[0] for edges in meetings[:joined]]
+                values = [expression] + [self._brought(e) for e in heads]
+                axis = heads[0].connection.merge.axis
                 expression = f"torch.cat(({', '.join(values)}), {axis})"
-                edges = edges[joined:]
+                meetings = meetings[joined:]
             else:
-                expression = self._merge(edges.pop(0), expression)
-            if edges and expression != "x":
+                expression = self._merge(meetings.pop(0), expression)
+            if meetings and expression != "x":
                 self._line(f"x = {expression}")
                 expression = "x"
         return expression
@@ -213,7 +214,7 @@ class Program:
         count, axis = 0, None
         for edge in edges:
             c: Connection = edge.connection
-            plain = type(c.merge) is _CatLast and c.act is None and (count == 0 or (c.scale is None and c.drop is None))
+            plain = type(c.merge) is CatLast and c.act is None and (count == 0 or (c.scale is None and c.drop is None))
             if (
                 not plain
                 or axis not in (None, c.merge.axis)
@@ -229,35 +230,45 @@ class Program:
         c: Connection = edge.connection
         if c.path is not None:
             value = self._call(c.path, edge, "path", value)
-        return value if c.path_scale is None else f"{_operand(value)} * {self._gain(edge, 'path_scale')}"
+        return self._times(edge, "path_scale", value)
 
-    def _merge(self, edge: Edge, branch: str) -> str:
+    def _merge(self, edges: list[Edge], branch: str) -> str:
+        edge = edges[0]
         c: Connection = edge.connection
-        if c.scale is not None:
-            branch = f"{_operand(branch)} * {self._gain(edge, 'scale')}"
+        branch = self._times(edge, "scale", branch)
         if c.drop is not None:
             branch = self._call(c.drop, edge, "drop", branch)
-        brought = self._brought(edge)
         recipe = as_merge(edge.shortcut.merge)
-        equal = isinstance(recipe, Merge) and not isinstance(c.merge, (_CatLast, _CatFirst))
-        if self.checked and equal:
-            self.names.update(same=same)
-            if branch != "x":
-                self._line(f"x = {branch}")
-            self._line(f"shortcut = {brought}")
-            self._line(f"same({edge.name!r}, x, shortcut)")
-            branch, brought = "x", "shortcut"
+        equal = isinstance(recipe, Merge) and not recipe.widens
+        brought = []
+        for i, one in enumerate(edges):
+            value = self._brought(one)
+            if self.checked and equal:
+                self.names.update(same=same)
+                if branch != "x":
+                    self._line(f"x = {branch}")
+                    branch = "x"
+                name = f"shortcut_{i + 1}" if i else "shortcut"
+                self._line(f"{name} = {value}")
+                self._line(f"same({one.name!r}, x, {name})")
+                value = name
+            brought.append(value)
         written = None
-        if isinstance(c.merge, (_CatLast, _CatFirst)):
-            written = c.merge.code(branch, brought)
-        elif isinstance(recipe, Merge):
-            written = recipe.code(_operand(branch), _operand(brought))
-        merged = written if written is not None else self._call(c.merge, edge, "merge", branch, brought)
+        if isinstance(c.merge, (CatLast, CatFirst)):
+            written = c.merge.code(branch, brought[0])
+        elif isinstance(recipe, Merge) and not recipe.joint:
+            written = recipe.code(_operand(branch), _operand(brought[0]))
+        merged = written if written is not None else self._call(c.merge, edge, "merge", branch, *brought)
         return merged if c.act is None else self._call(c.act, edge, "act", merged)
 
-    def _gain(self, edge: Edge, part: str) -> str:
+    def _times(self, edge: Edge, part: str, value: str) -> str:
+        """A value times a gain: a number, a parameter, or a module that is called on it."""
         held = getattr(edge.connection, part)
-        return repr(held) if isinstance(held, float) else f"{self._connection(edge)}.{part}"
+        if held is None:
+            return value
+        if isinstance(held, nn.Module):
+            return self._call(held, edge, part, value)
+        return f"{_operand(value)} * {repr(held) if isinstance(held, float) else f'{self._connection(edge)}.{part}'}"
 
     # -- names ---------------------------------------------------------------------------------------------------------
 
@@ -335,7 +346,7 @@ def _operand(expression: str) -> str:
     for i, char in enumerate(expression):
         depth += char in "([{"
         depth -= char in ")]}"
-        if not depth and char in "+*" and expression[i - 1] == " ":
+        if not depth and char in "+-*" and expression[i - 1] == " ":
             return f"({expression})"
     return expression
 

@@ -13,10 +13,10 @@ from typing import Any
 from torch import nn
 
 from .errors import nearest
-from .gains import DropPath
+from .gains import DropPath, Gain
 from .layer import is_tied
-from .merges import Merge
-from .paths import Path
+from .merges import Merge, as_merge
+from .paths import Path, Route
 from .shortcut import End, Shortcut
 from .spine import Spine, adopt, unwrap
 from .value import Form
@@ -37,6 +37,13 @@ class Edge:
     @property
     def name(self) -> str:
         return f"{self.where}: {self.shortcut.label}" if self.where else self.shortcut.label
+
+    def joins(self, other: Edge) -> bool:
+        """Whether it merges at once with another that ends at the same value."""
+        a, b = self.shortcut, other.shortcut
+        merge = as_merge(a.merge)
+        same = merge == as_merge(b.merge) and (a.scale, a.drop, a.act) == (b.scale, b.drop, b.act)
+        return isinstance(merge, Merge) and merge.joint and same
 
     @property
     def connection(self) -> Any:
@@ -68,6 +75,17 @@ class Node:
     """The plan of a nested chain that is not opened."""
     mutates: bool = False
     """Whether the layer changes its input in place."""
+
+    @property
+    def meetings(self) -> list[list[Edge]]:
+        """``edges`` as they merge: one after the other, neighbours with the same joint merge at once."""
+        found: list[list[Edge]] = []
+        for edge in self.edges:
+            if found and edge.joins(found[-1][0]):
+                found[-1].append(edge)
+            else:
+                found.append([edge])
+        return found
 
     @property
     def source(self) -> str:
@@ -237,7 +255,14 @@ def _places(chain: Any, prefix: str) -> Iterable[tuple[str, nn.Module]]:
         layer = chain._modules[key]
         yield f"{prefix}{key}", layer
     for shortcut in chain.wiring:
-        for part in ("path", "merge", "act"):
-            module = getattr(shortcut, part)
-            if callable(module) and not isinstance(module, (Merge, Path)) and not is_leaf(module):
-                yield f"{part} of {prefix}{shortcut.label}", adopt(module, f"{part} of {shortcut.label!r}")
+        for part, held in _given(shortcut):
+            yield f"{part} of {prefix}{shortcut.label}", adopt(held, f"{part} of {shortcut.label!r}")
+
+
+def _given(shortcut: Shortcut) -> Iterable[tuple[str, Any]]:
+    """The callables and modules that a shortcut was given, other than recipes."""
+    for part in ("scale", "path", "path_scale", "merge", "act"):
+        held = getattr(shortcut, part)
+        for i, one in enumerate(held.steps if isinstance(held, Route) else (held,)):
+            if callable(one) and not isinstance(one, (Merge, Path, Gain)) and not is_leaf(one):
+                yield f"{part}{f', step {i},' if i else ''}", one

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .connection import hold
 from .errors import ChainError, ShapeError, caller
 from .layer import Layer, parameters_made
-from .merges import Gate, Merge, Misfit, as_merge
+from .merges import Merge, Misfit, as_merge
 from .probe import ProbeError, run
 from .spine import Spine, adopt
 from .value import UNKNOWN, Form, Value
@@ -49,8 +49,10 @@ class Parallel(Layer, nn.Module):
             self._recipe = as_merge(merge)
         except ChainError as error:
             raise ChainError(f"Parallel ({self.source}): {error}") from None
-        if isinstance(self._recipe, Gate):
-            raise ChainError(f"Parallel ({self.source}): gate weighs a branch against a shortcut; use Skip")
+        if isinstance(self._recipe, Merge) and self._recipe.sided:
+            raise ChainError(
+                f"Parallel ({self.source}): {self._recipe.word} weighs a branch against a shortcut; use Skip"
+            )
         for i, branch in enumerate(branches):
             module = adopt(branch, f"branch {i} of Parallel ({self.source})")
             if any(module is m for m in self._modules.values()) and next(parameters_made(module), None) is not None:
@@ -59,14 +61,24 @@ class Parallel(Layer, nn.Module):
                 )
             self._modules[str(i)] = module
         self._joiner: Any = self._recipe
-        self.merge = hold(None if isinstance(self._recipe, Merge) else self._recipe)
+        self.merge: Any = None
+        try:
+            if not isinstance(self._recipe, Merge):
+                self.merge = hold(self._recipe)
+            elif self._recipe.joint:
+                self.merge = hold(self._recipe.make_many(len(branches)))
+        except ChainError as error:
+            raise ChainError(f"Parallel ({self.source}): {error}") from None
         plan = self._settle(UNKNOWN, True)
         if plan.problems:
             raise ChainError("; ".join(plan.problems))
 
     def with_branches(self, branches: list[nn.Module]) -> Parallel:
         """The same merge over other branches."""
-        twin = Parallel(*branches, merge=self._recipe if self.merge is None else self.merge)
+        known = isinstance(self._recipe, Merge)
+        twin = Parallel(*branches, merge=self._recipe if known else self.merge)
+        if known and len(branches) == len(self.branches):
+            twin.merge = self.merge  # and what it has learned
         twin.source = self.source
         return twin.train(self.training)
 
@@ -102,7 +114,7 @@ class Parallel(Layer, nn.Module):
             for other in ends[1:]:
                 if isinstance(recipe, Merge):
                     recipe.check(joined, other)
-                    if joined and other:
+                    if joined and other and not recipe.joint:
                         made: Any = recipe.make(joined, other)
                         if isinstance(made, nn.Module):
                             result.problems.append(
@@ -111,9 +123,9 @@ class Parallel(Layer, nn.Module):
                             return joined
                         self._joiner = made if hasattr(made, "many") else recipe
                         joined = joined.like(run(made, joined, other))
-                    else:
+                    elif not recipe.joint:
                         joined = UNKNOWN
-            if not isinstance(recipe, Merge):
+            if self.merge is not None:
                 joined = ends[0].like(run(self.merge, *ends))
         except Misfit as misfit:
             result.problems.append(f"Parallel ({self.source}): {misfit.why}: give the branches equal shapes")

@@ -18,11 +18,10 @@ from .functional import softmax
 from .graph import Edge, Graph, Node
 from .layer import Layer, module_code, parameters_made
 from .merges import Cat, Merge, Misfit, as_merge
-from .paths import Path, as_path
-from .probe import NotATensor, ProbeError, expected, implied, layout_of, resized, run, watch_training
-from .shortcut import Shortcut
+from .paths import Path, along, as_path
+from .probe import NotATensor, ProbeError, expected, implied, kept_layout, layout_of, resized, run, watch_training
 from .spine import unwrap
-from .value import UNKNOWN, Form, Layout, Value
+from .value import UNKNOWN, Form, Value
 from .words import describe_layer, explicit, report
 
 
@@ -143,8 +142,8 @@ class Plan(Graph):
                 watch_training(node.layer, self._values[-1])
             self._tapped_unchanged(node, live)
             result = arrival
-            for edge in node.edges:
-                result = self._merge(edge, node, result)
+            for edges in node.meetings:
+                result = self._merge(edges, node, result)
             self._keep(node, result, arrival)
             live = {i for i in live if i in self.watch or self.nodes[i].last_reader > node.index}
             if node.leaves or node.index in self.watch:
@@ -326,108 +325,105 @@ class Plan(Graph):
 
     # -- shortcuts -----------------------------------------------------------------------------------------------------
 
-    def _merge(self, edge: Edge, node: Node, branch: Value) -> Value:
-        shortcut, start = edge.shortcut, self.nodes[edge.start]
-        value = self._arrivals[edge.start] if shortcut.tap == "branch" and edge.start else self._values[edge.start]
-        merge = as_merge(shortcut.merge)
-        keeps = isinstance(merge, Merge) and not isinstance(merge, Cat)
-        known = edge.connection
-        if known is not None and self.remake and not self._still_fits(known, shortcut, value, branch):
-            known = None
-        connection = known or Connection(shortcut)
-        where = f"shortcut {shortcut.label!r} ({shortcut.source})"
-        ends = (
-            f"\n    from {start.name!r} {value.form}{self._place(start.source)}"
-            f" to {node.name!r} {branch.form}{self._place(node.source)}"
-        )
-        guarded = [v for v in (value, branch) if v]
+    def _merge(self, edges: list[Edge], node: Node, branch: Value) -> Value:
+        """The value after the shortcuts that merge at once: one, or several with a joint merge."""
+        edge = head = edges[0]
+        shortcut, merge = head.shortcut, as_merge(head.shortcut.merge)
+        keeps = isinstance(merge, Merge) and not merge.widens
+        values = [self._tapped(e) for e in edges]
+        known = [e.connection for e in edges]
+        old = all(known) and not (self.remake and not self._still_fit(known, edges, values, branch))
+        connections = known if old else [Connection(e.shortcut) for e in edges]
+        guarded = [v for v in (*values, branch) if v]
         versions = [t._version for v in guarded for t in v.trials]
+        brought = []
         try:
-            if known is None:
-                connection.make_path(shortcut, value, branch)
-                follow(connection, node.owner)
-            brought = self._along(connection.path, value)
-            if isinstance(merge, Merge):
-                merge.check(branch, brought)
-            connection.check_gains(branch, brought)
-            if known is None:
-                connection.make_gains(shortcut, branch, brought)
-                connection.make_merge(shortcut, branch, brought)
-                follow(connection, node.owner)
-            result = self._meet(connection, branch, brought)
+            for edge, made, value in zip(edges, connections, values, strict=True):
+                if not old:
+                    made.make_path(edge.shortcut, value, branch)
+                    follow(made, node.owner)
+                brought.append(along(made.path, value))
+                if isinstance(merge, Merge):
+                    merge.check(branch, brought[-1])
+                if not old and edge is not head:
+                    made.make_path_scale(edge.shortcut, brought[-1])
+            edge = head
+            if not old:
+                connections[0].make_gains(shortcut, branch, brought[0])
+                connections[0].make_merge(shortcut, branch, brought)
+            for edge, made, value in zip(edges, connections, brought, strict=True):  # noqa: B007 (errors name it)
+                made.check_gains(branch, value)
+                follow(made, node.owner)
+            edge = head
+            result = self._meet(connections[0], branch, *brought)
         except Misfit as misfit:
             fix = misfit.fix
-            if not isinstance(as_path(shortcut.path), Path):
-                fix = f"let the path {describe_layer(shortcut.path)} bring what the merge takes"
-            self.problems.append(f"{where}: {misfit.why}{ends}\n    fix: {fix}")
+            if not isinstance(as_path(edge.shortcut.path), Path):
+                fix = f"let the path {describe_layer(edge.shortcut.path)} bring what the merge takes"
+            self.problems.append(f"{self._edge(edge)}: {misfit.why}{self._ends(edge, node, branch)}\n    fix: {fix}")
             return branch
         except OpenChainError as error:
-            self.open.append(f"{where}: {error}")
+            self.open.append(f"{self._edge(edge)}: {error}")
             return branch if keeps else UNKNOWN
         except ProbeError as error:
             self.complete = False
             if self.strict and len(branch.trials) == 1:
                 self._cause = self._cause or error.cause
-                self.problems.append(f"{where} fails: {error}{ends}")
+                self.problems.append(f"{self._edge(edge)} fails: {error}{self._ends(edge, node, branch)}")
             return branch if keeps else UNKNOWN
         except ChainError as error:
-            self.problems.append(f"{where}: {error}{ends}")
+            self.problems.append(f"{self._edge(edge)}: {error}{self._ends(edge, node, branch)}")
             return branch
         if versions != [t._version for v in guarded for t in v.trials]:
             self.problems.append(
-                f"{where} changes one of the values it merges in place: write its merge, path and act without in-place "
-                f"operations (no inplace=True, add_ or +=)"
+                f"{self._edge(head)} changes one of the values it merges in place: write its merge, path and act "
+                f"without in-place operations (no inplace=True, add_ or +=)"
             )
-        if known is None:
-            if not self.close:
-                self.open.append(f"{where}: its parameters are not made yet")
-            else:
-                edge.owner._register_connection(shortcut, connection)
+        if not old and not self.close:
+            self.open.append(f"{self._edge(head)}: its parameters are not made yet")
+        elif not old:
+            for edge, made in zip(edges, connections, strict=True):
+                edge.owner._register_connection(edge.shortcut, made)
         return result
 
-    def _still_fits(self, known: Connection, shortcut: Shortcut, value: Value, branch: Value) -> bool:
-        """Whether a connection made for other layers works between these values."""
-        merge = as_merge(shortcut.merge)
+    def _tapped(self, edge: Edge) -> Value:
+        held = self._arrivals if edge.shortcut.tap == "branch" and edge.start else self._values
+        return held[edge.start]
+
+    def _edge(self, edge: Edge) -> str:
+        return f"shortcut {edge.shortcut.label!r} ({edge.shortcut.source})"
+
+    def _ends(self, edge: Edge, node: Node, branch: Value) -> str:
+        start = self.nodes[edge.start]
+        return (
+            f"\n    from {start.name!r} {self._tapped(edge).form}{self._place(start.source)}"
+            f" to {node.name!r} {branch.form}{self._place(node.source)}"
+        )
+
+    def _still_fit(self, known: list[Any], edges: list[Edge], values: list[Value], branch: Value) -> bool:
+        """Whether connections made for other layers work between these values."""
+        merge = as_merge(edges[0].shortcut.merge)
+        if [c.merge is None for c in known] != [i > 0 for i in range(len(known))]:
+            return False  # another of them was the first, and held the merge
         try:
-            brought = self._along(known.path, value)
-            if isinstance(merge, Merge):
-                merge.check(branch, brought)
-            known.check_gains(branch, brought)
-            self._meet(known, branch, brought)
+            brought = [along(c.path, value) for c, value in zip(known, values, strict=True)]
+            for connection, value in zip(known, brought, strict=True):
+                if isinstance(merge, Merge):
+                    merge.check(branch, value)
+                connection.check_gains(branch, value)
+            self._meet(known[0], branch, *brought)
         except (Misfit, ProbeError):
             return False
         return True
 
-    def _along(self, path: Any, value: Value) -> Value:
-        if path is None:
-            return value
-        asked, shape = expected(path), value.form.shape
-        if asked is not None and shape is not None and len(shape) >= abs(asked[0]):
-            got, width = shape[asked[0]], asked[1]
-            if got not in (None, width):
-                raise Misfit(
-                    f"its path {describe_layer(path)} takes {width} features, and the value has {got}",
-                    f"give the path the width {got}",
-                )
-        trials = run(path, value)
-        layout = layout_of(path)
-        return Value(trials, layout or kept_layout(value, trials))
-
-    def _meet(self, connection: Connection, branch: Value, brought: Value) -> Value:
-        trials = run(connection.merge, branch, brought)
-        layout = branch.layout or brought.layout
+    def _meet(self, connection: Connection, branch: Value, *brought: Value) -> Value:
+        trials = run(connection.merge, branch, *brought)
+        layout = branch.layout or brought[0].layout
         merged = Value(trials, layout)
         if connection.act is not None and merged:
             acted = run(connection.act, merged)
             merged = Value(acted, layout_of(connection.act) or layout)
         return merged
-
-
-def kept_layout(value: Value, trials: tuple[torch.Tensor, ...]) -> Layout | None:
-    """The layout after something that says nothing of its own: kept where as many features lie on the same axis."""
-    after = Value(trials, value.layout)
-    same_rank = bool(trials) and trials[0].dim() == value.trials[0].dim()
-    return value.layout if same_rank and (len(trials[0].shape) == 2 or after.width == value.width) else None
 
 
 def is_open(module: nn.Module) -> bool:

@@ -64,6 +64,45 @@ class AvgPool(Pool):
         return op(x, self.kernel_size, self.stride or self.kernel_size, self.padding, self.ceil_mode)
 
 
+class BlurPool(Layer, nn.Module):
+    """Every s-th pixel of the blurred image: a pool that does not alias (1904.11486), over 1, 2 or 3 dimensions.
+
+    The blur is the 1-2-1 kernel on every axis, with the edge reflected. Shapes: ``(N, C, *size)`` to ``(N, C,
+    *ceil(size / stride))``.
+
+    >>> BlurPool(2)(torch.ones(1, 3, 7, 8)).shape
+    torch.Size([1, 3, 4, 4])
+    """
+
+    kernel: Tensor
+
+    def __init__(self, stride: int = 2) -> None:
+        super().__init__()
+        check_width("BlurPool: the stride", stride, open_ok=False)
+        self.stride = stride
+        self.register_buffer("kernel", torch.tensor([0.25, 0.5, 0.25]), persistent=False)
+        self.source = caller()
+
+    def forward(self, x: Tensor) -> Tensor:
+        dims = x.dim() - 2
+        if not 1 <= dims <= 3:
+            raise ChainError(f"{self.code()} pools (N, C, size...), not {tuple(x.shape)}")
+        conv = (F.conv1d, F.conv2d, F.conv3d)[dims - 1]
+        x = F.pad(x, [1, 1] * dims, mode="reflect")
+        for axis in range(dims):  # one axis after the other: 3 + 3 products for 3 * 3
+            shape, stride = [1] * dims, [1] * dims
+            shape[axis], stride[axis] = 3, self.stride
+            weight = self.kernel.to(x.dtype).view(1, 1, *shape).expand(x.shape[1], 1, *shape)
+            x = conv(x, weight, stride=stride, groups=x.shape[1])
+        return x
+
+    def code(self) -> str:
+        return f"BlurPool({self.stride})"
+
+    def extra_repr(self) -> str:
+        return str(self.stride)
+
+
 class GlobalAvgPool(Layer, nn.Module):
     """The mean over all of an image: ``(N, C, *size)`` to ``(N, C)``.
 

@@ -26,7 +26,7 @@ from torch.autograd.graph import increment_version
 
 from .errors import SkipwayError
 from .layer import parameters_made
-from .pools import Pool
+from .pools import BlurPool, Pool
 from .value import BATCH, Layout, Value
 from .wrap import Wrapped
 
@@ -36,7 +36,7 @@ _M = nn.modules
 _FIRST = (
     _M.conv._ConvNd, _M.batchnorm._BatchNorm, _M.instancenorm._InstanceNorm, nn.GroupNorm, nn.LocalResponseNorm,
     _M.pooling._MaxPoolNd, _M.pooling._AvgPoolNd, _M.pooling._AdaptiveMaxPoolNd, _M.pooling._AdaptiveAvgPoolNd,
-    nn.Upsample, nn.PixelShuffle, nn.PixelUnshuffle, nn.Dropout2d, nn.Dropout3d, Pool,
+    nn.Upsample, nn.PixelShuffle, nn.PixelUnshuffle, nn.Dropout2d, nn.Dropout3d, Pool, BlurPool,
 )  # fmt: skip
 _LAST = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.MultiheadAttention, nn.Bilinear)
 
@@ -237,6 +237,13 @@ def layout_of(fn: Any) -> Layout | None:
         return None
     kinds = {layout_of(m) for m in fn.children()} - {None}
     return kinds.pop() if len(kinds) == 1 else None
+
+
+def kept_layout(value: Value, trials: tuple[Tensor, ...]) -> Layout | None:
+    """The layout after something that says nothing of its own: kept where as many features lie on the same axis."""
+    after = Value(trials, value.layout)
+    same_rank = bool(trials) and trials[0].dim() == value.trials[0].dim()
+    return value.layout if same_rank and (len(trials[0].shape) == 2 or after.width == value.width) else None
 
 
 def implied(layer: Any) -> Value:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from .errors import ChainError, caller
-from .gains import Drop, Learned, as_drop, as_scale
+from .gains import Drop, Gain, Learned, ShakeDrop, as_drop, as_scale
+from .gains.base import no_schedule
 from .merges import MERGES, Merge, Mul, as_merge
-from .paths import PATHS, Path, as_path
+from .paths import PATHS, Path, Route, as_path
 from .wrap import callable_code
 
 End = int | str
@@ -32,16 +33,19 @@ class Shortcut:
         one), a layer's name the value after that layer, ``"enc.down1"`` a value inside a nested chain, ``"output"`` the
         last value.
     merge:
-        ``"add"``, ``"cat"``, ``"mean"``, ``"max"``, ``"mul"``, ``"gate"``, a recipe from :mod:`skipway.merges`, or any
-        callable or module of ``(branch, shortcut)``.
+        ``"add"``, ``"cat"``, ``"mean"``, ``"max"``, ``"mul"``, ``"sub"``, ``"gate"``, ``"weighted"``,
+        a recipe from :mod:`skipway.merges`, or any callable or module of ``(branch, shortcut)``.
     path:
-        ``"identity"``, ``"project"``, ``"pad"``, a recipe from :mod:`skipway.paths`, or any callable or module.
+        ``"identity"``, ``"project"``, ``"pad"``, ``"crop"``, ``"resize"``, ``"detach"``, a recipe from
+        :mod:`skipway.paths`, any callable or module, or a list of them, one after the other.
     act:
         applied to the merged value, such as :func:`relu` (the original ResNet, 1512.03385).
     scale, path_scale:
-        what the branch, and what the shortcut brings, are multiplied by: a number or :class:`Learned`.
+        what the branch, and what the shortcut brings, are multiplied by: a number, :class:`Learned` or another recipe
+        from :mod:`skipway.gains`, or a module that is called on the value.
     drop:
-        probability that the branch is dropped in training, or a :class:`Drop` that says mode and law.
+        probability that the branch is dropped in training, or a :class:`Drop` that says mode and law, or a
+        :class:`ShakeDrop`.
     tap:
         ``"state"`` for the value itself, ``"branch"`` for what arrived there before its own merges.
     name:
@@ -62,11 +66,11 @@ class Shortcut:
     start: End
     end: End
     merge: str | Merge | Callable[..., Tensor] = "add"
-    path: str | Path | Callable[..., Tensor] = "identity"
+    path: str | Path | Callable[..., Tensor] | Sequence[Any] = "identity"
     act: Callable[..., Tensor] | None = None
-    scale: float | Learned | None = None
-    path_scale: float | Learned | None = None
-    drop: float | Drop = 0.0
+    scale: float | Gain | nn.Module | None = None
+    path_scale: float | Gain | nn.Module | None = None
+    drop: float | Drop | ShakeDrop = 0.0
     tap: Literal["state", "branch"] = "state"
     name: str = ""
     source: str = field(default="", repr=False, compare=False, kw_only=True)
@@ -79,9 +83,13 @@ class Shortcut:
             if isinstance(end, bool) or not isinstance(end, (int, str)) or end == "":
                 raise ChainError(f"{where}: the {which} is a number of layers or the name of a value, not {end!r}")
         try:
-            as_merge(self.merge), as_path(self.path)
+            as_merge(self.merge)
+            path = as_path(self.path)
+            if isinstance(path, Route):  # a list is no plain data: it could change, and has no hash
+                object.__setattr__(self, "path", path)
             as_scale(self.scale), as_scale(self.path_scale)
             drop = as_drop(self.drop)
+            no_schedule("drop", getattr(drop, "p", 0.0))
         except ChainError as error:
             raise ChainError(f"{where}: {error}") from None
         if self.act is not None and not callable(self.act):
@@ -89,9 +97,9 @@ class Shortcut:
         if self.tap not in ("state", "branch"):
             raise ChainError(f'{where}: tap is "state" or "branch", not {self.tap!r}')
         product = isinstance(as_merge(self.merge), Mul)
-        if drop.p and (self.path_scale == 0 or product):
+        if drop.drops and (self.path_scale == 0 or product):
             raise ChainError(
-                f"{where}: drop={drop.p} would drop the only path, since "
+                f"{where}: drop={self.drop} would drop the only path, since "
                 + ("a dropped branch makes the product zero" if product else "path_scale=0")
                 + ": leave drop out"
             )
@@ -123,11 +131,13 @@ class Shortcut:
 
 def value_code(value: Any) -> str:
     """Python for a field of a shortcut: words and recipes as they are, callables by name."""
+    if isinstance(value, Route):
+        return f"[{', '.join(value_code(step) for step in value.steps)}]"
     if isinstance(value, (Merge, Path)):
         word = next((word for word, recipe in (*MERGES.items(), *PATHS.items()) if recipe == value), None)
         if word is not None:
             return repr(word)
-    if isinstance(value, (Merge, Path, Drop, Learned)):
+    if isinstance(value, (Merge, Path, Drop, ShakeDrop, Gain)):
         held = [(f.name, getattr(value, f.name), f.default) for f in fields(value)]
         if isinstance(value, Learned):  # ReZero and LayerScale differ in what they begin with: always said
             held = [("", value.init, None), *held[1:]]

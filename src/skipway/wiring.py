@@ -10,15 +10,19 @@ Write your own as a plain function ``n -> list of Shortcut``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from torch import nn
 
-from .errors import ChainError, caller, nearest
-from .merges import Cat
+from .errors import ChainError, SkipwayError, caller, nearest
+from .gains import at_depth, is_schedule
+from .merges import Cat, Merge, as_merge
 from .shortcut import Shortcut, value_code
+
+#: options of a shortcut that may be functions of depth
+_GAINS = ("scale", "path_scale", "drop")
 
 PatternFn = Callable[[int], Sequence[Shortcut]]
 Wiring = Iterable[Shortcut] | PatternFn
@@ -33,13 +37,15 @@ class Pattern:
     every(3) + [Shortcut(0, 6)]
     """
 
-    def __init__(self, call: str, ends: Callable[[int], Iterable[tuple[int, int]]], options: dict[str, Any]) -> None:
+    def __init__(self, call: str, ends: Callable[[int], Iterable[tuple[Any, ...]]], options: dict[str, Any]) -> None:
         self.call, self.ends, self.opts, self.source = call, ends, options, caller()
         for key, value in options.items():
-            stateful = isinstance(value, nn.Module) and next(value.parameters(), None) is not None
-            if stateful and not getattr(value, "skipway_tied", False):
+            for module in value if isinstance(value, (list, tuple)) else (value,):
+                stateful = isinstance(module, nn.Module) and next(module.parameters(), None) is not None
+                if not stateful or getattr(module, "skipway_tied", False):
+                    continue
                 raise ChainError(
-                    f"{self!r} ({self.source}) would share the weights of one {type(value).__name__} among all its "
+                    f"{self!r} ({self.source}) would share the weights of one {type(module).__name__} among all its "
                     f"shortcuts: list them, [Shortcut(i, i + 1, {key}=...) for i in range(n)], with a new module for "
                     f"each, use a recipe such as Project(), or share on purpose with tie(...)"
                 )
@@ -48,13 +54,41 @@ class Pattern:
             if key not in known:
                 name = call.split("(")[0]
                 raise ChainError(f"{name}: shortcuts have no option {key!r} ({self.source}): {nearest(key, known)}")
-        Shortcut(0, 1, **options, source=self.source)  # a misspelt option fails here, where it was written
+        # a misspelt option fails here, where it was written; a schedule over depth, when it is asked
+        Shortcut(0, 1, **{k: v for k, v in options.items() if not self._over_depth(k, v)}, source=self.source)
 
     def __call__(self, n: int) -> list[Shortcut]:
-        made = [Shortcut(a, b, **self.opts, source=self.source) for a, b in self.ends(n)]
+        ends = list(self.ends(n))
+        depths = {b: depth for depth, b in enumerate(sorted({b for _, b, *_ in ends}), 1)}
+        made = []
+        for a, b, *own in ends:
+            options = {**self._options(depths[b], len(depths)), **(own[0] if own else {})}
+            made.append(Shortcut(a, b, **options, source=self.source))
         if not made:
             raise ChainError(f"{self!r} ({self.source}) makes no shortcut over a chain of {n} layer{'s' * (n != 1)}")
         return made
+
+    @staticmethod
+    def _over_depth(key: str, value: Any) -> bool:
+        """Whether an option may differ from shortcut to shortcut: a gain that is, or holds, a function of (l, L)."""
+        held = [value] if is_dataclass(value) is False else [getattr(value, f.name) for f in fields(value)]
+        return key in _GAINS and any(is_schedule(v) for v in held)
+
+    def _options(self, depth: int, of: int) -> dict[str, Any]:
+        """The options of the shortcuts into the ``depth``-th of ``of`` values where shortcuts of this pattern end."""
+        found = dict(self.opts)
+        for key, value in self.opts.items():
+            if self._over_depth(key, value):
+                try:
+                    found[key] = at_depth(value, depth, of)
+                except SkipwayError:
+                    raise
+                except Exception as error:
+                    raise ChainError(
+                        f"{self!r} ({self.source}): {key}= is a function of depth, and fails for "
+                        f"(l, L) = ({depth}, {of}): {type(error).__name__}: {error}"
+                    ) from error
+        return found
 
     def __add__(self, other: Wiring) -> Wirings:
         return Wirings([self, other])
@@ -172,24 +206,33 @@ def _reads(distances: Callable[[int], Iterable[int]], merge: Any) -> Callable[[i
     """Ends of shortcuts that let layer ``b`` read the layers ``b - d``, for every distance but 1 (the chain itself).
 
     When values add, what layer b puts out is merged with what layer b - d put out. When they are concatenated, layer b
-    *reads* the earlier ones, so they join the value before it; the last value gets them too.
+    *reads* the earlier ones, so they join the value before it; the last value gets them too. A merge that weighs all
+    values that meet takes in the one before the layer as well.
     """
+    if _joint(merge):
+        return lambda n: [(b - d, b) for b in range(1, n + 1) for d in sorted({1, *distances(b)}, reverse=True)]
     if merge == "cat" or isinstance(merge, Cat):
         return lambda n: [(b - d, b - 1) for b in range(2, n + 2) for d in sorted(distances(b), reverse=True) if d > 1]
     return lambda n: [(b - d, b) for b in range(2, n + 1) for d in sorted(distances(b), reverse=True) if d > 1]
 
 
 def _tapped(options: dict[str, Any]) -> dict[str, Any]:
-    # concatenating states that are concatenations themselves would repeat every feature
+    # concatenating or weighing states that are made of all before them would bring every feature again and again
     merge = options.get("merge")
-    return {"tap": "branch", **options} if merge == "cat" or isinstance(merge, Cat) else options
+    return {"tap": "branch", **options} if merge == "cat" or isinstance(merge, Cat) or _joint(merge) else options
+
+
+def _joint(merge: Any) -> bool:
+    recipe = as_merge(merge) if isinstance(merge, (str, Merge, type)) else None
+    return isinstance(recipe, Merge) and recipe.joint
 
 
 def dense(**options: Any) -> Pattern:
     """Every earlier value into every later one.
 
     With ``merge="cat"`` it is DenseNet (1608.06993): every layer reads all that was made before it, once
-    (``tap="branch"``), and so does what follows the chain.
+    (``tap="branch"``), and so does what follows the chain. With ``merge=Weighted()`` it is DenseFormer (2402.02622):
+    every value is a weighted sum of all that the layers made.
 
     >>> dense()(3)
     [Shortcut(0, 2), Shortcut(0, 3), Shortcut(1, 3)]
@@ -231,4 +274,19 @@ def from_input(*, output: bool = True, **options: Any) -> Pattern:
     return Pattern(call, lambda n: [(0, b) for b in range(1, n + bool(output))], options)
 
 
-PATTERNS: tuple[Callable[..., Pattern], ...] = (every, sliding, dense, log2, unet, from_input)
+def cross(**options: Any) -> Pattern:
+    """``x0 * layer(x) + x`` after every layer: Deep & Cross (2008.13535). Every layer keeps the width of the input.
+
+    >>> cross()(2)
+    [Shortcut('input', 1, merge='mul'), Shortcut(0, 1), Shortcut('input', 2, merge='mul'), Shortcut(1, 2)]
+    """
+
+    def ends(n: int) -> Iterator[tuple[Any, ...]]:
+        for k in range(1, n + 1):
+            yield "input", k, {"merge": "mul"}
+            yield k - 1, k
+
+    return Pattern("cross()", ends, options)
+
+
+PATTERNS: tuple[Callable[..., Pattern], ...] = (every, sliding, dense, log2, unet, from_input, cross)

@@ -10,7 +10,7 @@ from torch import nn
 
 import skipway
 from skipway import Chain, zoo
-from skipway.zoo import Crop, make
+from skipway.zoo import make
 
 #: name, options, and the shape of an input for which every value still has some pixels
 SMALL = {
@@ -87,7 +87,7 @@ def test_state_dict_round_trip(case):
 
 def test_repr_builds_it_again(case):
     _, net, _ = case
-    again = eval(repr(net), {**vars(zoo), **vars(skipway), "nn": nn, "Crop": Crop})
+    again = eval(repr(net), {**vars(zoo), **vars(skipway), "nn": nn})
     assert isinstance(again, Chain)
     assert repr(again) == repr(net)
     assert [(k, v.shape) for k, v in again.state_dict().items()] == [(k, v.shape) for k, v in net.state_dict().items()]

@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from skipway.errors import TrainError, nearest
+from skipway.gains import undecayed
 
 OptimizerLike = str | Optimizer | Callable[..., Optimizer]
 
@@ -31,9 +32,10 @@ def decay_groups(net: nn.Module) -> list[dict[str, Any]]:
     [1, 3]
     """
     trainable = [p for p in net.parameters() if p.requires_grad]
+    gains = {id(p) for _, p in undecayed(net)}  # one for every channel of an image has three axes
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in trainable if p.dim() > 1]},
-        {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trainable if p.dim() > 1 and id(p) not in gains]},
+        {"params": [p for p in trainable if p.dim() <= 1 or id(p) in gains], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 

@@ -13,7 +13,8 @@ from .cifar import cifar_resnet, cifar_resnext, preact_resnet, wide_resnet
 from .convnext import ChannelNorm, convnext
 from .cost import Count, count
 from .densenet import cifar_densenet, densenet121, densenet161, densenet169, densenet201, densenet264
-from .encoder_decoder import Crop, unet
+from .encoder_decoder import unet
+from .foreign import load
 from .mlp import cascade, highway, lang_witbrock, rezero_mlp, tabular_resnet
 from .published import Check, check
 from .registry import make, names
@@ -30,8 +31,8 @@ from .resnet import (
 )
 
 __all__ = [
-    "ChannelNorm", "Check", "Count", "Crop", "cascade", "check", "cifar_densenet", "cifar_resnet", "cifar_resnext",
-    "convnext", "count", "densenet121", "densenet161", "densenet169", "densenet201", "densenet264", "highway",
-    "lang_witbrock", "make", "names", "preact_resnet", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
-    "resnet_d", "resnext", "rezero_mlp", "tabular_resnet", "unet", "wide_resnet", "wide_resnet50_2", "wide_resnet101_2",
+    "ChannelNorm", "Check", "Count", "cascade", "check", "cifar_densenet", "cifar_resnet", "cifar_resnext", "convnext",
+    "count", "densenet121", "densenet161", "densenet169", "densenet201", "densenet264", "highway", "lang_witbrock",
+    "load", "make", "names", "preact_resnet", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet_d",
+    "resnext", "rezero_mlp", "tabular_resnet", "unet", "wide_resnet", "wide_resnet50_2", "wide_resnet101_2",
 ]  # fmt: skip

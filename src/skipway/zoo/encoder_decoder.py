@@ -13,62 +13,14 @@ it::
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
-from skipway import Chain, ChainError, Conv, MaxPool, OpenChainError, Shortcut, relu
-from skipway.merges import Misfit
-from skipway.paths import Path
-from skipway.value import Value, show
+from skipway import Chain, ChainError, Conv, Crop, MaxPool, Shortcut, relu
 
 from .entry import COUNTED, Entry, parameters
 from .initialise import he
-
-
-@dataclass(frozen=True)
-class Crop(Path):
-    """The middle of an image, as large as what it meets: convolutions without padding have made that smaller.
-
-    >>> import torch
-    >>> crop = Crop().make(Value.of((1, 7, 7), "first"), Value.of((1, 4, 4), "first"))
-    >>> crop(torch.zeros(1, 1, 7, 7)).shape
-    torch.Size([1, 1, 4, 4])
-    """
-
-    def make(self, start: Value, target: Value) -> CropTo | None:
-        if start.same(target):
-            return None
-        found = {_margins(s, t) for s, t in zip(start.trials, target.trials, strict=False)}
-        if not found:
-            raise OpenChainError("crop needs the shapes at both ends: give the chain input=")
-        if any(before < 0 for margins in found for before, _ in margins):
-            raise Misfit(
-                f"crop only takes away, and cannot take {show(start.shape)} to {show(target.shape)}",
-                "let the shortcut start from a larger image",
-            )
-        if len(found) > 1:
-            raise OpenChainError("crop takes away as much at every size, and here that differs: give the chain input=")
-        return CropTo(found.pop())
-
-
-def _margins(start: Tensor, target: Tensor) -> tuple[tuple[int, int], ...]:
-    """What is too much before and after, for every axis of the image."""
-    more = [s - t for s, t in zip(start.shape[2:], target.shape[2:], strict=True)]
-    return tuple((m // 2, m - m // 2) for m in more)
-
-
-@dataclass(frozen=True)
-class CropTo:
-    """What :class:`Crop` does at one place. Shapes: ``(N, C, *size)`` to ``(N, C, *(size - margins))``."""
-
-    margins: tuple[tuple[int, int], ...]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        for axis, (before, after) in enumerate(self.margins, 2):
-            x = x.narrow(axis, before, x.shape[axis] - before - after)
-        return x
 
 
 def unet(
@@ -146,4 +98,4 @@ NETS = {
 }  # fmt: skip
 
 
-__all__ = ["Crop", "unet"]
+__all__ = ["unet"]
