@@ -25,16 +25,20 @@ PARAMETERS = {
     "cascade": 117, "densenet264": 33_337_704, "cifar_resnext29_8x64d": 34_426_698,
     "cifar_resnext29_16x64d": 68_155_210, "convnext_tiny": 28_589_128, "convnext_small": 50_223_688,
     "convnext_base": 88_591_464, "convnext_large": 197_767_336,
+    "repvgg_a0": 9_108_968, "repvgg_a1": 14_092_264, "repvgg_a2": 28_210_600, "repvgg_b0": 15_817_960,
+    "repvgg_b1": 57_415_016, "repvgg_b1g4": 39_966_056, "repvgg_b2": 89_022_376, "repvgg_b3": 123_085_288,
+    "mobileone_s0": 5_293_272, "mobileone_s1": 4_825_192, "mobileone_s2": 7_884_648, "mobileone_s3": 10_170_600,
 }  # fmt: skip
 MACS = {
     "resnet18": 1_814_073_344, "resnet34": 3_663_761_408, "resnet50": 4_089_184_256, "resnet101": 7_801_405_440,
     "resnet152": 11_513_626_624, "cifar_resnet20": 40_551_040, "cifar_resnet32": 68_862_592,
     "cifar_resnet56": 125_485_696, "cifar_resnet110": 252_887_680,
 }  # fmt: skip
-FAMILIES = ["cifar_resnet", "preact_resnet", "wide_resnet", "cifar_densenet", "cifar_resnext"]
+FAMILIES = ["cifar_resnet", "preact_resnet", "wide_resnet", "cifar_densenet", "cifar_resnext", "repvgg", "mobileone"]
 DEEP = [
     "resnet101", "resnet152", "resnet101_d", "cifar_resnet110", "preact_resnet164", "densenet161", "densenet169",
     "densenet201", "cifar_densenet_bc190_40", "densenet264", "convnext_small", "convnext_base", "convnext_large",
+    "repvgg_a2", "repvgg_b1", "repvgg_b1g4", "repvgg_b2", "repvgg_b3", "mobileone_s0", "mobileone_s2", "mobileone_s3",
 ]  # fmt: skip
 TOO_DEEP = "preact_resnet1001"  # ten seconds; its figure has a formula in test_cifar.py
 

@@ -39,6 +39,9 @@ SMALL = {
     "lang and witbrock": ("lang_witbrock", {}, (2,)),
     "cascade": ("cascade", {}, (2,)),
     "cifar, groups": ("cifar_resnext", {"cardinality": 4, "width": 2, "depth": 11}, (3, 16, 16)),
+    "repvgg": ("repvgg", {"num_classes": 5}, (3, 40, 40)),
+    "repvgg, deployed": ("repvgg", {"num_classes": 5, "deployed": True}, (3, 40, 40)),
+    "mobileone": ("mobileone", {"num_classes": 5, "variant": "s1"}, (3, 40, 40)),
 }
 BIG = ("deep stem", "resnet A", "resnet B", "resnet C", "resnet D", "bottlenecks", "groups")
 

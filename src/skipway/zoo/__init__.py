@@ -18,6 +18,7 @@ from .foreign import load
 from .mlp import cascade, highway, lang_witbrock, rezero_mlp, tabular_resnet
 from .published import Check, check
 from .registry import make, names
+from .repvgg import mobileone, repvgg
 from .resnet import (
     resnet18,
     resnet34,
@@ -33,6 +34,7 @@ from .resnet import (
 __all__ = [
     "ChannelNorm", "Check", "Count", "cascade", "check", "cifar_densenet", "cifar_resnet", "cifar_resnext", "convnext",
     "count", "densenet121", "densenet161", "densenet169", "densenet201", "densenet264", "highway", "lang_witbrock",
-    "load", "make", "names", "preact_resnet", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet_d",
-    "resnext", "rezero_mlp", "tabular_resnet", "unet", "wide_resnet", "wide_resnet50_2", "wide_resnet101_2",
+    "load", "make", "mobileone", "names", "preact_resnet", "repvgg", "resnet18", "resnet34", "resnet50", "resnet101",
+    "resnet152", "resnet_d", "resnext", "rezero_mlp", "tabular_resnet", "unet", "wide_resnet", "wide_resnet50_2",
+    "wide_resnet101_2",
 ]  # fmt: skip
