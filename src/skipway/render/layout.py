@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
+
+from skipway.gains import Drop, Learned
 from skipway.graph import Edge, Node
 from skipway.merges import Merge, as_merge
 from skipway.paths import Identity, Path, Project, as_path
@@ -93,31 +96,84 @@ def _take_lanes(arcs: list[Arc]) -> None:
         arc.lane = lane
 
 
+@dataclass(frozen=True)
+class Words:
+    """What a shortcut does, in words, each for the place where it acts; ``""`` where there is nothing to say."""
+
+    merge: str
+    path: str = ""
+    scale: str = ""
+    path_scale: str = ""
+    drop: str = ""
+    tap: str = ""
+    act: str = ""
+
+    def __str__(self) -> str:
+        path_scale = f"path {self.path_scale}" if self.path_scale else ""
+        act = f"then {self.act}" if self.act else ""
+        told = [self.merge, self.path, self.scale, path_scale, self.drop, self.tap, act]
+        return " · ".join(word for word in told if word)
+
+
 def label(edge: Edge) -> str:
     """What a shortcut does, in a few words: ``add · project 10→5``."""
+    return str(words(edge))
+
+
+def words(edge: Edge) -> Words:
+    """What a shortcut does, part by part. Recipes that are not known here go by their word or the name of their class."""
     shortcut, connection = edge.shortcut, edge.connection
-    merge, path = as_merge(shortcut.merge), as_path(shortcut.path)
-    words = [merge.word if isinstance(merge, Merge) else describe(merge)]
-    made = connection.path if connection is not None else path
-    if made is not None and not isinstance(path, Identity):
-        word = path.word if isinstance(path, Path) else describe(path)
-        if isinstance(path, Project):
-            linear = made[0] if hasattr(made, "__getitem__") else made
-            widths = [getattr(linear, a, None) for a in ("in_features", "in_channels", "out_features", "out_channels")]
-            known = [str(w) for w in widths if w is not None]
-            word += f" {'→'.join(known)}" if len(known) == 2 else ""
-            stride = max(getattr(linear, "stride", (1,)) or (1,))
-            word += f" /{stride}" if stride > 1 else ""
-        words.append(word)
-    for part, shown in (("scale", "×"), ("path_scale", "path ×")):
-        gain = getattr(shortcut, part)
-        if gain is not None:
-            words.append(f"{shown}{gain:g}" if isinstance(gain, (int, float)) else f"{shown}learned")
-    if shortcut.drop:
-        p = shortcut.drop if isinstance(shortcut.drop, (int, float)) else shortcut.drop.p
-        words.append(f"drop {p:g}")
-    if shortcut.tap == "branch":
-        words.append("branch")
-    if shortcut.act is not None:
-        words.append(f"then {value_code(shortcut.act)}")
-    return " · ".join(words)
+    path, drop = as_path(shortcut.path), shortcut.drop
+    return Words(
+        merge=_word(as_merge(shortcut.merge)),
+        path=_path(path, connection.path if connection is not None else path),
+        scale=_gain(shortcut.scale),
+        path_scale=_gain(shortcut.path_scale),
+        drop="" if not drop else _drop(drop),
+        tap="branch" if shortcut.tap == "branch" else "",
+        act="" if shortcut.act is None else value_code(shortcut.act),
+    )
+
+
+def _word(recipe: Any) -> str:
+    return str(recipe.word) if isinstance(recipe, (Merge, Path)) else describe(recipe)
+
+
+def _path(path: Any, made: Any) -> str:
+    """The path; a projection with its widths and stride, several steps one after the other, nothing for the identity."""
+    if made is None or isinstance(path, Identity):
+        return ""
+    steps = getattr(path, "steps", None)
+    if isinstance(path, Path) and isinstance(steps, (list, tuple)):
+        return ", ".join(_word(step) for step in steps)
+    if not isinstance(path, Project):
+        return _word(path)
+    parts = [made, *(made.modules() if isinstance(made, nn.Module) else ())]
+    linear = next((m for m in parts if hasattr(m, "in_features") or hasattr(m, "in_channels")), None)
+    widths = [getattr(linear, a, None) for a in ("in_features", "in_channels", "out_features", "out_channels")]
+    known = [str(w) for w in widths if w is not None]
+    stride = max((s for m in parts for s in _ints(getattr(m, "stride", 1))), default=1)
+    return path.word + (f" {'→'.join(known)}" if len(known) == 2 else "") + (f" /{stride}" if stride > 1 else "")
+
+
+def _ints(stride: Any) -> list[int]:
+    return [s for s in (stride if isinstance(stride, tuple) else (stride,)) if isinstance(s, int)]
+
+
+def _gain(gain: Any) -> str:
+    if gain is None:
+        return ""
+    if isinstance(gain, (int, float)):
+        return f"×{gain:g}"
+    return "×learned" if isinstance(gain, Learned) else f"×{_lower(gain)}"
+
+
+def _drop(drop: Any) -> str:
+    p = drop if isinstance(drop, (int, float)) else getattr(drop, "p", None)
+    name = "drop" if isinstance(drop, (int, float, Drop)) else _lower(drop)
+    return f"{name} {p:g}" if isinstance(p, (int, float)) else name
+
+
+def _lower(thing: Any) -> str:
+    """The name of a recipe's class, or of a function, as a word."""
+    return getattr(thing, "__name__", None) or type(thing).__name__.lower()

@@ -1,0 +1,478 @@
+"""What of a layout is drawn: repeats once with their number, nested chains open or closed, a long middle left out.
+
+Whatever is left out is counted: every shortcut of the chain belongs to exactly one :class:`Link`, or lies inside one
+:class:`Cell`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from skipway.layer import parameters_made
+
+from .layout import Arc, Layout, Row, Words, words
+from .text import what
+
+#: with more rows than this, norms and activations are drawn with the layer they belong to
+JOIN_FROM = 20
+#: chains of no more layers than this are drawn as they are
+FOLD_FROM = 20
+#: with more rows than this, nested chains that no shortcut runs inside of are drawn as one box
+CLOSE_FROM = 56
+#: more rows than this are never drawn, unless asked for
+MOST = 104
+#: rows that stay where the middle is left out
+FEW = 32
+
+
+@dataclass(eq=False)
+class Item:
+    """A layer or a nested chain, by the rows it has in the layout."""
+
+    first: int
+    last: int
+    leaves: tuple[int, int]
+    """The values in it, first and last, counted over the whole chain."""
+    kids: list[Item] = field(default_factory=list)
+    titled: bool = False
+    signature: int = 0
+    folds: list[tuple[int, int, int]] = field(default_factory=list)
+    """Runs of kids that repeat: the first one, how many make the block, how often it stands there."""
+
+
+@dataclass(eq=False)
+class Cell:
+    """A drawn row: a value, a closed chain, or the gap that stands for a long middle."""
+
+    kind: Literal["input", "layer", "closed", "gap"]
+    first: int
+    last: int
+    """The rows of the layout it stands for."""
+    depth: int
+    title: str
+    what: str
+    shape: str
+    count: int
+    row: Row
+    """The row whose value leaves it."""
+    inside: list[Arc] = field(default_factory=list)
+    """Shortcuts that lie in what is not drawn."""
+
+
+@dataclass(eq=False)
+class Band:
+    """Neighbouring cells that belong together: a nested chain, or a block that repeats."""
+
+    first: int
+    last: int
+    depth: int
+    title: str
+    what: str
+    count: int
+    times: int = 1
+    until: str = ""
+    """The name of the last of several equal chains."""
+    row: int | None = None
+
+
+@dataclass(eq=False)
+class Link:
+    """A drawn shortcut, with all those of the chain that it stands for."""
+
+    arcs: list[Arc]
+    start: int
+    end: int
+    words: Words
+    held: int
+    """Parameters of one of them."""
+    leaves_inside: bool = False
+    """Whether it starts at a value that is not drawn."""
+    ends_inside: bool = False
+
+    @property
+    def edge(self) -> Any:
+        return self.arcs[0].edge
+
+
+@dataclass(eq=False)
+class View:
+    """What is drawn, from the input on."""
+
+    cells: list[Cell]
+    bands: list[Band]
+    links: list[Link]
+
+    def ends(self, cell: int) -> list[Link]:
+        """The shortcuts that merge into the value of a cell, in merge order."""
+        return self._ends.get(cell, [])
+
+    def __post_init__(self) -> None:
+        self._ends: dict[int, list[Link]] = {}
+        for link in self.links:
+            self._ends.setdefault(link.end, []).append(link)
+
+
+class Tree:
+    """The items of a layout, with the runs that repeat found."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.value: dict[int, int] = {}
+        """The number of the value on a row."""
+        self.rows: list[int] = []
+        for i, row in enumerate(layout.rows):
+            if row.node is not None:
+                self.value[i] = len(self.rows)
+                self.rows.append(i)
+        self.own = [_own(row) for row in layout.rows]
+        self.kinds = ["" if row.module is None else what(row.module) for row in layout.rows]
+        self.arcs_into = [[(self.value[a.start], a) for a in layout.rows[i].ends] for i in self.rows]
+        self.arcs_from = [[self.value[a.end] for a in layout.rows[i].starts] for i in self.rows]
+        self.words = _all_words(layout.arcs)
+        self.held = {id(a): _held(a) for a in layout.arcs}
+        self._signatures: dict[Any, int] = {}
+        self.items = self._items(1, len(layout.rows))
+        self.folds = self._repeats(self.items)
+
+    def _items(self, low: int, high: int) -> list[Item]:
+        rows, found, i = self.layout.rows, [], low
+        while i < high:
+            end = i + 1
+            if rows[i].node is None:
+                while end < high and rows[end].depth > rows[i].depth:
+                    end += 1
+            kids = self._items(i + 1, end) if rows[i].node is None else []
+            leaves = (kids[0].leaves[0], kids[-1].leaves[1]) if kids else (self.value[i], self.value[i])
+            item = Item(i, end - 1, leaves, kids, rows[i].node is None)
+            item.folds = self._repeats(kids)
+            item.signature = self._sign(item)
+            found.append(item)
+            i = end
+        return found
+
+    def _sign(self, item: Item) -> int:
+        """A number that equal items share: equal layers, shapes and shortcuts, relative to where they stand."""
+        row, at = self.layout.rows[item.first], item.leaves[0]
+        told: Any = [k.signature for k in item.kids]
+        if not item.titled:
+            told = [
+                (at - s, str(self.words[id(a)]), self.held[id(a)], type(a.edge.shortcut.merge).__name__)
+                for s, a in self.arcs_into[at]
+            ]
+        shape = "" if row.node is None else str(row.node.form)
+        key = (item.titled, self.kinds[item.first], shape, self.own[item.first], tuple(told))
+        return self._signatures.setdefault(key, len(self._signatures))
+
+    def _repeats(self, items: list[Item]) -> list[tuple[int, int, int]]:
+        found, i = [], 0
+        keys = [item.signature for item in items]
+        while i < len(items):
+            best, saved = (0, 0), 1
+            for period in range(1, min(24, (len(items) - i) // 2) + 1):
+                times = self._times(items, keys, i, period)
+                size = items[i + period - 1].leaves[1] - items[i].leaves[0] + 1
+                if (times >= 3 or (times == 2 and size >= 4)) and (times - 1) * size > saved:
+                    best, saved = (period, times), (times - 1) * size
+            if best[1]:
+                found.append((i, *best))
+            i += max(1, best[0] * best[1])
+        return found
+
+    def _times(self, items: list[Item], keys: list[int], at: int, period: int) -> int:
+        """How many equal blocks stand here that can be drawn as one: no shortcut may cross from one to another, but for
+        what starts at the value before a block, and what starts at the end of the last one."""
+        block = keys[at : at + period]
+        times = 0
+        while keys[at + times * period : at + (times + 1) * period] == block:
+            low = items[at + times * period].leaves[0]
+            high = items[at + (times + 1) * period - 1].leaves[1]
+            if times and any(end > high for end in self.arcs_from[low - 1]):
+                break
+            if any(start < low - 1 for v in range(low, high + 1) for start, _ in self.arcs_into[v]):
+                break
+            if any(end > high for v in range(low, high) for end in self.arcs_from[v]):
+                break
+            times += 1
+        return times
+
+    def straight(self, item: Item) -> bool:
+        """Whether no shortcut starts or ends inside, but for its last value, and one that goes around it."""
+        low, high = item.leaves
+        return not any(
+            any(s >= low for s, _ in self.arcs_into[v]) or (v < high and (self.arcs_into[v] or self.arcs_from[v]))
+            for v in range(low, high + 1)
+        )
+
+
+def _own(row: Row) -> int:
+    if row.module is None:
+        return 0
+    return sum(p.numel() for p in {id(p): p for p in parameters_made(row.module)}.values())
+
+
+def _all_words(arcs: list[Arc]) -> dict[int, Words]:
+    """The words of every shortcut. Those with equal options and nothing made for their place share them."""
+    known: dict[Any, Words] = {}
+    told = {}
+    for arc in arcs:
+        s, connection = arc.edge.shortcut, arc.edge.connection
+        key: Any = None
+        if connection is not None and connection.path is None:
+            key = (s.merge, s.path, s.scale, s.path_scale, s.drop, s.tap, s.act)
+            key = key if all(isinstance(k, (str, int, float, type(None))) for k in key) else None
+        if key is None or key not in known:
+            told[id(arc)] = words(arc.edge)
+            known[key] = told[id(arc)]
+        else:
+            told[id(arc)] = known[key]
+    return told
+
+
+def _held(arc: Arc) -> int:
+    connection = arc.edge.connection
+    return sum(p.numel() for p in connection.parameters()) if connection is not None and connection.stateful else 0
+
+
+def view(layout: Layout, *, fold: bool | None = None, tree: Tree | None = None) -> View:
+    """What is drawn of a layout.
+
+    ``fold=None`` folds repeats and closes nested chains where there would be too many rows, ``True`` folds whatever
+    repeats, ``False`` draws every row.
+
+    >>> from skipway import Chain, Dense, every, Skip
+    >>> from skipway.render.layout import lay_out
+    >>> shown = view(lay_out(Chain(*[Dense(4, 4) for _ in range(50)], wiring=every(2)).plan))
+    >>> len(shown.cells), shown.bands[0].times, len(shown.links)
+    (3, 25, 1)
+    """
+    tree = tree or Tree(layout)
+    folded = fold if fold is not None else len(tree.rows) - 1 > FOLD_FROM
+    shown = _Emitter(tree, folded, set())
+    if fold is None and len(shown.cells) > JOIN_FROM:
+        shown.join()
+    if fold is None and len(shown.cells) > CLOSE_FROM:
+        closed = {i.first for i in _all(tree.items) if i.titled and i.leaves[1] > i.leaves[0] and tree.straight(i)}
+        if closed:
+            shown = _Emitter(tree, folded, closed)
+            shown.join()
+        depths = sorted({tree.layout.rows[i.first].depth for i in _all(tree.items) if i.titled}, reverse=True)
+        for depth in depths:
+            if len(shown.cells) <= MOST:
+                break
+            closed |= {
+                i.first for i in _all(tree.items) if i.titled and tree.layout.rows[i.first].depth == depth
+            }
+            shown = _Emitter(tree, folded, closed)
+            shown.join()
+        if len(shown.cells) > MOST:
+            shown.leave_out(FEW // 2, len(shown.cells) - FEW // 2)
+    return shown.view()
+
+
+def _all(items: list[Item]) -> list[Item]:
+    return [found for item in items for found in (item, *_all(item.kids))]
+
+
+class _Emitter:
+    """Walks the items and puts down cells and bands."""
+
+    def __init__(self, tree: Tree, folded: bool, closed: set[int]) -> None:
+        self.tree, self.folded, self.closed = tree, folded, closed
+        rows = tree.layout.rows
+        self.cells = [Cell("input", 0, 0, 0, "input", "", _shape(rows[0]), 0, rows[0])]
+        self.bands: list[Band] = []
+        self.cell_of: dict[int, int] = {0: 0}
+        """The cell of a value that is drawn."""
+        self.twin: dict[int, int] = {}
+        """The drawn value that a folded one stands behind."""
+        self._emit(tree.items, tree.folds, 0)
+
+    def _emit(self, items: list[Item], folds: list[tuple[int, int, int]], depth: int) -> None:
+        blocks = {at: (period, times) for at, period, times in folds} if self.folded else {}
+        i = 0
+        while i < len(items):
+            period, times = blocks.get(i, (1, 1))
+            start = len(self.cells)
+            alone = period == 1 and items[i].titled and items[i].first not in self.closed
+            inner = depth + (times > 1 and not alone)
+            band = None
+            if inner > depth:
+                until = self._name(items[i + period * times - 1])
+                band = Band(start, start, depth, "", "", 0, times, until)
+                self.bands.append(band)
+            for item in items[i : i + period]:
+                until = self._name(items[i + times - 1]) if alone and times > 1 else ""
+                self._one(item, inner, times if alone else 1, until)
+            if band is not None:
+                band.last = len(self.cells) - 1
+            for c in range(1, times):
+                for k in range(period):
+                    copy, first = items[i + c * period + k], items[i + k]
+                    shift = copy.leaves[0] - first.leaves[0]
+                    for v in range(copy.leaves[0], copy.leaves[1] + 1):
+                        self.twin[v] = v - shift
+            i += period * times
+
+    def _name(self, item: Item) -> str:
+        return self.tree.layout.rows[item.first].title
+
+    def _one(self, item: Item, depth: int, times: int, until: str) -> None:
+        tree, row = self.tree, self.tree.layout.rows[item.first]
+        count = tree.own[item.first]
+        if not item.titled or item.first in self.closed:
+            last = tree.layout.rows[tree.rows[item.leaves[1]]]
+            kind: Literal["layer", "closed"] = "closed" if item.titled else "layer"
+            told = tree.kinds[item.first] if not item.titled else self._contents(item)
+            for v in range(item.leaves[0], item.leaves[1] + 1):
+                self.cell_of[v] = len(self.cells)
+            self.cells.append(
+                Cell(kind, item.first, item.last, depth, row.title, told, _shape(last), count, last)
+            )
+            return
+        band = Band(len(self.cells), 0, depth, row.title, tree.kinds[item.first], count, times, until, item.first)
+        self.bands.append(band)
+        self._emit(item.kids, item.folds, depth + 1)
+        band.last = len(self.cells) - 1
+
+    def _contents(self, item: Item) -> str:
+        """The kinds of the layers in a closed chain: all, or those with weights that are no norms, or their number."""
+        rows = [self.tree.rows[v] for v in range(item.leaves[0], item.leaves[1] + 1)]
+        kinds = [self.tree.kinds[i] for i in rows]
+        heavy = [k for i, k in zip(rows, kinds, strict=True) if self.tree.own[i] and "Norm" not in k]
+        for told in (kinds, heavy):
+            if told and len(" · ".join(told)) <= 34:
+                return " · ".join(told)
+        return f"{self.tree.kinds[item.first]} of {len(kinds)} layers"
+
+    def join(self) -> None:
+        """Put norms and activations into one cell with the layer before or after them, where no shortcut ends or starts
+        between them and they stand in the same chain."""
+        cells, groups = self.cells, [[0]]
+        first_of = {b.first for b in self.bands}
+        last_of = {b.last for b in self.bands}
+        touched = self._touched()
+        before = False  # whether norms come before weights here, as in 1603.05027
+        for i in range(1, len(cells)):
+            group, cell = groups[-1], cells[i]
+            light = is_light(cell)
+            alone = cell.kind != "layer" or i in first_of or i - 1 in last_of or i - 1 in touched or group[-1] == 0
+            heavy = any(not is_light(cells[k]) for k in group)
+            fits = cell.kind == cells[group[0]].kind == "layer" and cell.depth == cells[i - 1].depth
+            weighted = cell.count > 0 and all(is_light(cells[k]) or cells[k].count for k in group)
+            if not alone and fits and (light if heavy and not before else (light or weighted) and not heavy):
+                group.append(i)
+            else:
+                if not (fits and not alone):
+                    before = light
+                groups.append([i])
+        move = {i: k for k, group in enumerate(groups) for i in group}
+        self.cells = [_joined([cells[i] for i in group]) for group in groups]
+        self._move(lambda i: move[i])
+
+    def _touched(self) -> set[int]:
+        """Cells at whose value a shortcut starts or ends."""
+        found: set[int] = set()
+        for v, cell in self.cell_of.items():
+            if self.tree.arcs_into[v] or self.tree.arcs_from[v]:
+                found.add(cell)
+        for v in self.twin:
+            if self.tree.arcs_from[v]:
+                found.add(self.cell_of[self._drawn(v)])
+        return found
+
+    def _move(self, place: Callable[[int], int]) -> None:
+        self.cell_of = {v: place(i) for v, i in self.cell_of.items()}
+        for band in self.bands:
+            band.first, band.last = place(band.first), place(band.last)
+
+    def leave_out(self, first: int, last: int) -> None:
+        """Put one gap in the place of the cells from ``first`` to before ``last``."""
+        cells, gone = self.cells, last - first
+        rows = self.tree.layout.rows
+        kinds = {c.what for c in cells[first:last]}
+        told = f"{gone:,} layers" if len(kinds) > 1 else f"{gone:,} × {kinds.pop()}"
+        gap = Cell(
+            "gap", cells[first].first, cells[last - 1].last, 0, "⋯", told, cells[last - 1].shape,
+            sum(c.count for c in cells[first:last]), rows[self.tree.rows[self.tree.value[cells[last - 1].last]]]
+            if cells[last - 1].last in self.tree.value else cells[last - 1].row,
+        )  # fmt: skip
+
+        def move(i: int) -> int:
+            return i if i < first else first if i < last else i - gone + 1
+
+        self.cells = [*cells[:first], gap, *cells[last:]]
+        self.bands = [b for b in self.bands if not (first <= b.first and b.last < last)]
+        self._move(move)
+
+    def _drawn(self, value: int) -> int:
+        while value in self.twin:
+            value = self.twin[value]
+        return value
+
+    def view(self) -> View:
+        tree = self.tree
+        groups: dict[int, list[Arc]] = {}
+        for row in tree.layout.rows:
+            for k, arc in enumerate(row.ends):
+                end = self._drawn(tree.value[arc.end])
+                first = tree.arcs_into[end][k][1]
+                groups.setdefault(id(first), [first] if first is not arc else []).append(arc)
+        links: list[Link] = []
+        bundles: dict[Any, Link] = {}
+        for arcs in (groups[id(a)] for _, a in ((i, a) for r in tree.layout.rows for i, a in enumerate(r.ends))
+                     if id(a) in groups):  # fmt: skip
+            self._link(list(dict.fromkeys(arcs)), links, bundles)
+        links.sort(key=lambda link: link.end)
+        return View(self.cells, self.bands, links)
+
+    def _link(self, arcs: list[Arc], links: list[Link], bundles: dict[Any, Link]) -> None:
+        tree, arc = self.tree, arcs[0]
+        start, end = self._drawn(tree.value[arc.start]), tree.value[arc.end]
+        a, b = self.cell_of[start], self.cell_of[end]
+        if a == b:
+            self.cells[a].inside += arcs
+            return
+        leaves, ends = self._hidden(a, start), self._hidden(b, end)
+        link = Link(arcs, a, b, tree.words[id(arc)], tree.held[id(arc)], leaves, ends)
+        if leaves or ends:
+            key = (a, b, str(link.words), leaves, ends)
+            if key in bundles:
+                bundles[key].arcs += arcs
+                return
+            bundles[key] = link
+        links.append(link)
+
+    def _hidden(self, cell: int, value: int) -> bool:
+        found = self.cells[cell]
+        return found.kind == "gap" or (found.kind == "closed" and found.row is not self.tree.layout.rows[self.tree.rows[value]])
+
+
+_LIGHT = (
+    "relu", "relu6", "gelu", "silu", "swish", "tanh", "sigmoid", "mish", "elu", "selu", "softplus", "leakyrelu", "prelu",
+    "leaky_relu", "hardswish", "dropout", "dropout2d", "crelu", "maxout", "threshold", "softsign",
+)  # fmt: skip
+
+
+def is_light(cell: Cell) -> bool:
+    """Whether a layer is a norm, an activation or a dropout."""
+    first = cell.what.split(" ")[0].split("(")[0]
+    return cell.kind == "layer" and ("norm" in first.lower() or first.lower() in _LIGHT)
+
+
+def _joined(cells: list[Cell]) -> Cell:
+    if len(cells) == 1:
+        return cells[0]
+    names = [c.title for c in cells]
+    heavy = next((c.title for c in cells if not is_light(c) and not c.title.isdigit()), None)
+    title = f"{names[0]}–{names[-1]}" if names[0].isdigit() and names[-1].isdigit() else heavy or names[0]
+    last = cells[-1]
+    return Cell(
+        "layer", cells[0].first, last.last, last.depth, title, " · ".join(c.what for c in cells), last.shape,
+        sum(c.count for c in cells), last.row,
+    )  # fmt: skip
+
+
+def _shape(row: Row) -> str:
+    return str(row.node.form) if row.node is not None else ""

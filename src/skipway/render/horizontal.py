@@ -1,0 +1,326 @@
+"""A drawing from left to right: the chain is a line, the shortcuts arches above it, the words below."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .arcs import Arch, levels, rise
+from .fold import View
+from .legend import add_legend, add_title
+from .parts import Merge, Thickness, band_titles, category, common, features, merges, on_arc, shape, tips
+from .scene import SIGN, Box, Line, Rect, Ref, Scene, Sign, Step, Text, cut, sign_half, text_width
+
+#: a drawing whose words stand upright may be as wide as this; wider ones turn them
+ROOMY = 1240
+LABEL = 10.5
+_STEP, _STEP_LABELLED = 13.0, 25.0
+_FAN = 300.0
+
+
+@dataclass(eq=False)
+class Stop:
+    """A place on the line: the mark of a layer, or a merge."""
+
+    cell: int
+    merge: Merge | None
+    half: float
+    """Half the length of its mark."""
+    room: float
+    """Half the width of its column."""
+    lines: list[tuple[tuple[str, str], ...]] = field(default_factory=list)
+    x: float = 0
+    after: float = 0
+    """Where a shortcut leaves the line after it."""
+    more: float = 0
+    """Room added behind, for a label above."""
+
+
+class Horizontal:
+    """Places everything; :attr:`scene` is the outcome."""
+
+    def __init__(self, view: View, title: list[tuple[str, str]], *, legend: bool = True) -> None:
+        self.view = view
+        self.number = {id(link): i for i, link in enumerate(view.links)}
+        self.thick = Thickness(view)
+        self.scene = Scene(tips=tips(view))
+        self.unplaced: list[int] = []
+        self.turned = False
+        self._stops()
+        if self._place() > ROOMY:
+            self.turned = True
+            self._stops()
+            self._place()
+        self.half = max(15.0, *(s.half for s in self.stops if s.merge)) if self.turned else 18.0
+        self._arches()
+        self._labels()
+        self._draw()
+        if legend:
+            add_legend(self.scene, view, self.unplaced, short=self.turned)
+        add_title(self.scene, title)
+
+    # -- along the line ------------------------------------------------------------------------------------------------
+
+    def _stops(self) -> None:
+        self.stops: list[Stop] = []
+        self.box_of: dict[int, Stop] = {}
+        self.last_of: dict[int, Stop] = {}
+        self.merge_of: dict[int, Stop] = {}
+        for i, cell in enumerate(self.view.cells):
+            named = not cell.title.isdigit() and cell.kind in ("layer", "closed")
+            title = cut(cell.title, 11, 130, named)
+            name = (title, "name" if named else "index")
+            about = [shape(cell.shape), f"{cell.count:,}" if cell.count else ""]
+            told = cut(cell.what, 11, 230)
+            if self.turned:
+                first = ((name[0] + "  ", name[1]), (told, "what")) if cell.kind != "gap" else ((told, "what"),)
+                lines = [first, ((" · ".join(a for a in about if a), "muted"),)]
+                half, room = 8.0, 14.5
+            elif cell.kind == "input":
+                lines = [(("input", "what"),), ((about[0], "muted"),)]
+                lines[1] = ((cell.shape, "muted"),)
+                half = text_width("input", 11) / 2 + 8
+                room = max(half, text_width(cell.shape, 10) / 2)
+            else:
+                about = [cell.shape, f"{cell.count:,} parameters" if cell.count else ""]
+                lines = [(name,), *(((a, "muted"),) for a in about if a)]
+                half = text_width(told, 11) / 2 + 9
+                room = max([half, *(sum(text_width(t, 11, named) for t, _ in line) / 2 for line in lines)])
+            box = Stop(i, None, half, room + 2, lines)
+            self.stops.append(box)
+            self.box_of[i] = self.last_of[i] = box
+            for merge in merges(self.view, i, self.number):
+                half = sign_half(merge.word)
+                below = [((s, "gain"),) for s in merge.says]
+                room = max([half, *(text_width(s, 10) / 2 for s in merge.says)])
+                if self.turned:
+                    below = [((" · ".join(merge.says), "gain"),)] if merge.says else []
+                    room = half
+                stop = Stop(i, merge, half, room + 1, below)
+                self.stops.append(stop)
+                self.last_of[i] = stop
+                self.merge_of.update({link: stop for link in merge.links})
+
+    def _place(self) -> float:
+        x = 0.0
+        gap = 5.0 if self.turned else 9.0
+        for stop in self.stops:
+            stop.x = x + stop.room
+            stop.after = stop.x + stop.room + gap
+            x = stop.after + gap + stop.more
+        return x
+
+    def _ends(self, i: int) -> tuple[float, float]:
+        """Where a shortcut leaves the line and comes back to it."""
+        link = self.view.links[i]
+        box = self.box_of[link.start]
+        start = box.x + 4 if link.leaves_inside else box.after if link.words.tap else self.last_of[link.start].after
+        end = self.box_of[link.end].x - 4 if link.ends_inside else self.merge_of[i].x
+        return start, end
+
+    # -- above the line ------------------------------------------------------------------------------------------------
+
+    def _arches(self) -> None:
+        spans = [self._ends(i) for i in range(len(self.view.links))]
+        self.level = levels(spans)
+        same = common(self.view)
+        self.label = {i: on_arc(link) for i, link in enumerate(self.view.links)}
+        if same or self.level is None:
+            self.unplaced = [i for i, text in self.label.items() if text]
+            self.label = {}
+        self.label = {i: text for i, text in self.label.items() if text}
+        self.tops: list[float] = []
+        if self.level is not None:
+            top = self.half + 20.0
+            for level in range(1 + max(self.level, default=-1)):
+                self.tops.append(top)
+                labelled = any(self.level[i] == level for i in self.label)
+                top += _STEP_LABELLED if labelled else _STEP
+
+    def arch(self, i: int) -> Arch:
+        link, (start, end) = self.view.links[i], self._ends(i)
+        foot = self.half if link.leaves_inside else 0.0
+        head = self.half + 3 if link.ends_inside else SIGN + 3
+        base = self.half + 5.0
+        if self.level is not None:
+            return Arch(start, end, base, self.tops[self.level[i]], foot, head)
+        longest = max(b - a for a, b in map(self._ends, range(len(self.view.links))))
+        most = min(_FAN, 20 + longest * 0.42)
+        return Arch(start, end, base, base + rise(end - start, longest, most), foot, head, whole=True)
+
+    def _labels(self) -> None:
+        """Find room above its arch for every label, and make room where there is none."""
+        self.label_at: dict[int, float] = {}
+        if self.level is None:
+            return
+        order = sorted(self.label, key=lambda i: (self.level[i], self._ends(i)))  # type: ignore[index]
+        for _ in range(6 * len(order) + 1):
+            missing = next((i for i in order if not self._fits(i)), None)
+            if missing is None:
+                return
+            self._place()
+        for i in order:
+            if not self._fits(i):
+                self.unplaced.append(i)
+                self.label_at.pop(i, None)
+
+    def _fits(self, i: int) -> bool:
+        """Place one label; where that fails, widen the line below it and say so."""
+        need = text_width(self.label[i], LABEL) + 6
+        me = self.arch(i)
+        low, high = me.top + 2, me.top + 18
+        # pieces of other arches at that height, each with the place on the line that moves it
+        blocked = [(me.start, me.start, me.start), (me.end, me.end, me.end)]
+        for j in range(len(self.view.links)):
+            if j == i:
+                continue
+            other = self.arch(j)
+            for (a, b), foot in zip(other.legs(low, high), (other.start, other.end), strict=False):
+                if b > me.start and a < me.end:
+                    blocked.append((a - 3, b + 3, foot))
+        blocked.sort()
+        free, edge = [], blocked[0]
+        for block in blocked[1:]:
+            if block[0] > edge[1]:
+                free.append((edge[1], block[0], edge[2], block[2]))
+            if block[1] >= edge[1]:
+                edge = block
+        middle = (me.start + me.end) / 2
+        fitting = [f for f in free if f[1] - f[0] >= need]
+        if fitting:
+            a, b, *_ = min(fitting, key=lambda f: abs(min(max(middle, f[0] + need / 2), f[1] - need / 2) - middle))
+            self.label_at[i] = min(max(middle, a + need / 2), b - need / 2)
+            return True
+        places = [(f, s) for f in free for s in self.stops if f[2] <= s.after + 0.01 and s.after < f[3]]
+        if not places:
+            places = [((me.start, me.start, 0, 0), s) for s in self.stops if me.start <= s.after + 0.01 < me.end]
+        (a, b, *_), stop = max(places, key=lambda p: (p[0][1] - p[0][0], -abs(p[1].after - (p[0][0] + p[0][1]) / 2)))
+        stop.more += need - (b - a) + 1
+        return False
+
+    # -- drawing -------------------------------------------------------------------------------------------------------
+
+    def _draw(self) -> None:
+        arches = [self.arch(i) for i in range(len(self.view.links))]
+        self.y = max([a.top for a in arches], default=self.half) + (20 if self.label_at else 6)
+        self._spine()
+        for i, arch in enumerate(arches):
+            self._arc(i, arch)
+        bottom = self._words()
+        bottom = self._bands(bottom)
+        self.scene.width = max(s.after for s in self.stops) + 8
+        self.scene.height = bottom
+
+    def _spine(self) -> None:
+        for stop, following in zip(self.stops, [*self.stops[1:], None], strict=True):
+            node = self.view.cells[stop.cell].row.node
+            merged = stop is self.last_of[stop.cell]
+            form = None if node is None else node.form if merged else node.arrival
+            end = following.x if following is not None else stop.after + 6
+            self.scene.lines.append(
+                Line((("M", stop.x, self.y), ("L", end, self.y)), "spine", self.thick(features(form)), ("row", stop.cell))
+            )
+        last = self.stops[-1].after + 6
+        self.scene.lines.append(_arrow(last + 7, self.y, "right", "spine head"))
+
+    def _arc(self, i: int, arch: Arch) -> None:
+        link = self.view.links[i]
+        node = self.view.cells[link.start].row.node
+        width = self.thick(features(node.form if node is not None else None), 1.1, 2.6)
+        if self.level is None:
+            width = max(0.35, min(width, 60 / len(self.view.links) ** 0.6))
+        steps = tuple(self._turn(step) for step in arch.steps())
+        kind = f"arc {link.words.merge}" + (" loose" if link.leaves_inside or link.ends_inside else "")
+        self.scene.lines.append(Line(steps, kind, width, ("arc", i)))
+        if self.level is not None or link.ends_inside or self.merge_of[i].merge.links[-1] == i:  # type: ignore[union-attr]
+            self.scene.lines.append(_arrow(arch.end, self.y - arch.head + 2.5, "down", f"arc {link.words.merge} head", ("arc", i)))
+        if i in self.label_at:
+            at = (self.label_at[i], self.y - arch.top - 6)
+            self.scene.texts.append(
+                Text(*at, ((self.label[i], f"label {link.words.merge}"),), LABEL, "middle", ref=("arc", i))
+            )
+
+    def _turn(self, step: Step) -> Step:
+        kind, *at = step
+        turned = [a if k % 2 == 0 else self.y - a for k, a in enumerate(at)]
+        return (kind, *(round(a, 1) for a in turned))
+
+    def _words(self) -> float:
+        """Marks on the line, and the words below; returns how far down they reach."""
+        low = self.y + self.half + 4
+        for stop in self.stops:
+            cell, ref = self.view.cells[stop.cell], ("row", stop.cell)
+            if stop.merge is not None:
+                self.scene.signs.append(Sign(stop.x, self.y, stop.merge.word, ref))
+            else:
+                self._mark(stop, category(cell), ref)
+            lines = [spans for spans in stop.lines if "".join(t for t, _ in spans)]
+            for k, spans in enumerate(lines):
+                size = 11.0 if k == 0 and not stop.merge else 10.0
+                if self.turned:  # the second line of words that run downwards is on the left
+                    x = stop.x - 3.5 if len(lines) == 1 else stop.x + (2.5, -9.5)[k]
+                    text = Text(x, low + 4, spans, size, "start", True, ref)
+                else:
+                    y = self.y + SIGN + 13 + 12 * k if stop.merge else low + 9 + 13 * k
+                    text = Text(stop.x, y, spans, size, "middle", False, ref)
+                self.scene.texts.append(text)
+        return max([low, *(t.box.bottom for t in self.scene.texts)])
+
+    def _mark(self, stop: Stop, kind: str, ref: Ref) -> None:
+        cell = self.view.cells[stop.cell]
+        if self.turned:
+            node = cell.row.node
+            tall = self.thick(features(node.arrival if node is not None and node.index else node.form if node else None), 12, 2 * self.half - 4)
+            wide = 16.0 if kind in ("weights", "closed", "gap") else 12.0 if kind != "act" else 9.0
+            if kind == "input":
+                wide, tall = 6.0, tall + 2
+            self.scene.rects.append(Rect(Box(stop.x - wide / 2, self.y - tall / 2, wide, tall), kind, 3, ref))
+            return
+        tall = 24.0 if kind == "input" else 2 * self.half
+        self.scene.rects.append(
+            Rect(Box(stop.x - stop.half, self.y - tall / 2, 2 * stop.half, tall), kind, 12 if kind == "input" else 6, ref)
+        )
+        if kind != "input":
+            told = cut(cell.what, 11, 230)
+            self.scene.texts.append(Text(stop.x, self.y + 4, ((told, "what"),), 11, "middle", ref=ref))
+        else:
+            self.scene.texts.append(Text(stop.x, self.y + 4, (("input", "what"),), 11, "middle", ref=ref))
+            stop.lines = stop.lines[1:]
+
+    def _bands(self, bottom: float) -> float:
+        bands = self.view.bands
+        if not bands:
+            return bottom + 6
+        deep = max(b.depth for b in bands)
+        top = self.y - self.half - 5
+        shapes = []
+        for i, band in enumerate(bands):
+            first, last = self.box_of[band.first], self.last_of[band.last]
+            inset = 5.0 * (deep - band.depth) + 1
+            left = first.x - first.room - (2.0 if self.turned else 4.0) - min(inset, 6) * 0.5
+            right = last.x + last.room + (2.0 if self.turned else 4.0) + min(inset, 6) * 0.5
+            low = bottom + 6 + 16 * (deep - band.depth) + 15
+            kind = f"band {'repeat' if band.times > 1 else 'plain'} d{band.depth % 2}"
+            for back in (2, 1) if band.times > 1 else ():
+                shapes.append(Rect(Box(left + 3 * back, top - inset - 3 * back, right - left, low - top + inset), "stack", 8, ("band", i)))
+            shapes.append(Rect(Box(left, top - inset, right - left, low - top + inset), kind, 8, ("band", i)))
+            room = right - left - 10
+            ways = band_titles(band)
+            spans = next((w for w in ways if sum(text_width(t, 10, k != "muted") for t, k in w) <= room), None)
+            if spans is None:
+                spans = tuple((t, k) for t, k in ways[-1] if k == "times")
+                spans += tuple((cut(t, 10, room - sum(text_width(x, 10, True) for x, _ in spans), True), k) for t, k in ways[-1] if k == "name")
+            self.scene.texts.append(Text(left + 5, low - 4.5, tuple(s for s in spans if s[0]), 10, ref=("band", i)))
+        self.scene.rects = shapes + self.scene.rects
+        return bottom + 6 + 16 * (deep + 1) + 4
+
+
+def _arrow(x: float, y: float, way: str, kind: str, ref: Ref = None) -> Line:
+    """A small arrow head with its tip at ``(x, y)``."""
+    if way == "right":
+        corners = [(x, y), (x - 7, y - 4.5), (x - 7, y + 4.5)]
+    elif way == "down":
+        corners = [(x, y), (x - 3.2, y - 6), (x + 3.2, y - 6)]
+    else:
+        corners = [(x, y), (x + 6, y - 3.2), (x + 6, y + 3.2)]
+    steps = [("M" if k == 0 else "L", round(a, 1), round(b, 1)) for k, (a, b) in enumerate([*corners, corners[0]])]
+    return Line(tuple(steps), kind, 0.5, ref)

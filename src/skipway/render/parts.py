@@ -1,0 +1,189 @@
+"""What both directions of a drawing say: what a row is called, which merges it has, what stands on an arc, the legend."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from skipway.value import Form
+
+from .fold import Band, Cell, Link, View
+from .scene import SIGNS
+
+_SAYS = {
+    "add": "add", "sub": "subtract the branch", "mul": "multiply", "cat": "concatenate", "mean": "mean",
+    "max": "maximum", "min": "minimum", "gate": "gate",
+}  # fmt: skip
+
+
+@dataclass(eq=False)
+class Merge:
+    """Neighbouring shortcuts into one value that merge alike: one sign on the chain."""
+
+    word: str
+    links: list[int]
+    says: list[str]
+    """What is done to the branch before, and to the result after."""
+
+
+def merges(view: View, cell: int, number: dict[int, int]) -> list[Merge]:
+    """The merges of a value, in their order along the chain."""
+    found: list[Merge] = []
+    for link in view.ends(cell):
+        if link.ends_inside:
+            continue
+        w = link.words
+        says = [s for s in (w.scale, w.drop, f"then {w.act}" if w.act else "") if s]
+        if found and found[-1].word == w.merge and (not says or found[-1].says == says) and not w.act:
+            found[-1].links.append(number[id(link)])
+        else:
+            found.append(Merge(w.merge, [number[id(link)]], says))
+    return found
+
+
+def on_arc(link: Link) -> str:
+    """What stands on an arc: the name it was given, its path and what that is multiplied by, its parameters."""
+    w, shortcut = link.words, link.edge.shortcut
+    told = [t for t in (shortcut.name, w.path, w.path_scale) if t]
+    held = ""
+    if link.held:
+        held = f"({link.held:,})" if told else f"{link.held:,} parameters"
+    text = " · ".join(told) + (f" {held}" if told and held else held)
+    many = f"{len(link.arcs):,} shortcuts" if (link.leaves_inside or link.ends_inside) and len(link.arcs) > 1 else ""
+    return " · ".join(t for t in (text, many) if t)
+
+
+def shape(text: str) -> str:
+    """A shape without the batch axis.
+
+    >>> shape("(N, 64, ?, ?)"), shape("(N, 5)"), shape("(N, ...)")
+    ('64×?×?', '5', '…')
+    """
+    return "×".join(text.strip("()").split(", ")[1:]).replace("...", "…")
+
+
+def features(form: Form | None) -> int | None:
+    """How many features a value has."""
+    known = form.shape if form is not None else None
+    if not known:
+        return None
+    if len(known) == 1:
+        return known[0]
+    return {"first": known[0], "last": known[-1], None: None}[form.layout]  # type: ignore[union-attr]
+
+
+class Thickness:
+    """Widths as thickness: the widest value of the chain is drawn widest, on a scale of factors."""
+
+    def __init__(self, view: View) -> None:
+        known = [w for c in view.cells if c.row.node is not None for w in [features(c.row.node.form)] if w]
+        self.low, self.high = min(known, default=1), max(known, default=1)
+
+    def __call__(self, width: int | None, least: float = 2.0, most: float = 7.0) -> float:
+        if not width or self.high <= self.low:
+            return least + (most - least) / 4
+        place = math.log(max(width, self.low) / self.low) / math.log(self.high / self.low)
+        return least + (most - least) * min(1.0, place)
+
+
+_WEIGHTS = ("Dense", "Conv", "Linear", "Bilinear", "Embedding", "RNN", "LSTM", "GRU", "Attention")
+_ACTS = (
+    "relu", "gelu", "silu", "swish", "tanh", "sigmoid", "softmax", "mish", "elu", "selu", "softplus", "leakyrelu",
+    "prelu", "leaky_relu", "hardswish", "identity",
+)  # fmt: skip
+
+
+def category(cell: Cell) -> str:
+    """What a layer is, for its colour; its words say so too."""
+    if cell.kind != "layer":
+        return cell.kind
+    first = cell.what.split(" ")[0].split("(")[0]
+    if " · " in cell.what:  # joined: as what has the weights in it
+        kinds = [k for k in cell.what.split(" · ") if k.startswith(_WEIGHTS)]
+        return "weights" if kinds else "norm"
+    if "Norm" in first or "norm" in first.lower():
+        return "norm"
+    if "Pool" in first or "pool" in first.lower() or "Flatten" in first or "Upsample" in first:
+        return "pool"
+    if first.lower() in _ACTS or "Dropout" in first:
+        return "act"
+    if first.startswith(_WEIGHTS) or cell.count:
+        return "weights"
+    return "other"
+
+
+def tips(view: View) -> dict[tuple[str, int], str]:
+    """What is said of every row and shortcut when one points at it."""
+    told = {}
+    for i, cell in enumerate(view.cells):
+        lines = [" ".join(t for t in (cell.title, cell.what) if t), f"{cell.shape}"]
+        lines += [f"{cell.count:,} parameters"] if cell.count else []
+        lines += [f"{len(cell.inside):,} shortcuts inside"] if cell.inside else []
+        lines += [cell.row.node.source] if cell.kind == "layer" and cell.row.node is not None else []
+        told["row", i] = "\n".join(lines)
+    for i, link in enumerate(view.links):
+        held = f"\n{link.held:,} parameters" if link.held else ""
+        times = f"\nstands for {len(link.arcs):,} shortcuts" if len(link.arcs) > 1 else ""
+        told["arc", i] = f"{link.edge.name}: {link.words}{held}{times}\n{link.edge.shortcut.source}"
+    return told
+
+
+def band_titles(band: Band) -> list[tuple[tuple[str, str], ...]]:
+    """Ways to write the title of a band, the longest first."""
+    times = ((f"×{band.times} ", "times"),) if band.times > 1 else ()
+    until = f" to {band.until}" if band.times > 1 and band.until else ""
+    kind = "" if band.what in ("", "Chain") else f" {band.what}"
+    count = f"  {band.count:,}" if band.count else ""
+    if not band.title:
+        tail = ((f"this block,{until}", "muted"),) if until else ()
+        return [(*times, *tail), times] if tail else [times]
+    name = (band.title, "name")
+    return [
+        (*times, name, (f"{until}{kind}{count}", "muted")),
+        (*times, name, (f"{until}{kind}", "muted")),
+        (*times, name, (until, "muted")),
+        (*times, name),
+    ]
+
+
+def head(chain: Any, plan: Any, parameters: int) -> list[tuple[str, str]]:
+    """The title of a drawing, as ``print(net)`` has it."""
+    count = f"open, {parameters:,} parameters so far" if chain.is_open else f"{parameters:,} parameters"
+    return [(type(chain).__name__, "title"), (f"   {plan.input} → {plan.output}   {count}", "muted")]
+
+
+def common(view: View) -> str:
+    """What stands on every arc alike, so that it can be said once; empty where they differ or are few."""
+    told = Counter(on_arc(link) for link in view.links)
+    return next(iter(told)) if len(told) == 1 and len(view.links) > 6 else ""
+
+
+def legend(view: View, unplaced: list[int], *, short: bool = False) -> list[tuple[str, str]]:
+    """``(sign, words)`` of what needs an explanation here."""
+    told: list[tuple[str, str]] = []
+    shown = sorted({link.words.merge for link in view.links})
+    told += [(word, _SAYS.get(word, word)) for word in shown if word in SIGNS]
+    shortcuts = sum(len(link.arcs) for link in view.links) + sum(len(c.inside) for c in view.cells)
+    if shortcuts:
+        told.append(("line", f"{shortcuts:,} shortcut" + "s" * (shortcuts > 1)))
+    if short:
+        told.append(("", "below a layer: shape without the batch axis · parameters"))
+    widths = {features(c.row.node.form) for c in view.cells if c.row.node is not None} - {None}
+    if len(widths) > 1:
+        told.append(("thick", f"thickness: {min(widths)} to {max(widths)} features"))  # type: ignore[type-var]
+    if any(link.leaves_inside or link.ends_inside for link in view.links):
+        told.append(("dashed", "from or to values that are not drawn"))
+    if any(link.words.tap for link in view.links):
+        told.append(("", "a shortcut that leaves before a merge brings the branch"))
+    same = common(view)
+    if same:
+        told.append(("", f"every shortcut: {same}"))
+    elif unplaced:
+        counted = Counter(on_arc(view.links[i]) for i in unplaced)
+        for text, n in counted.most_common(4):
+            told.append(("", f"{n:,} shortcut{'s' * (n > 1)}: {text}"))
+        if len(counted) > 4:
+            told.append(("", f"and {len(counted) - 4:,} more kinds"))
+    return told

@@ -1,0 +1,103 @@
+"""A scene as pixels, drawn by matplotlib, which is there anyway for the curves: the same places, no new dependency."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .scene import SIGN, SIGNS, Line, Scene, Text, cut, is_bold, sign_half, text_width
+from .theme import THEMES, Theme
+
+#: no picture is larger than this along one side, so that no viewer chokes on it
+MOST_PIXELS = 16000
+
+
+def png(scene: Scene, path: Path, *, theme: str = "light", scale: float = 2.0) -> None:
+    """Write a scene as a PNG file of ``scale`` pixels for each of its own."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    colours = THEMES["dark" if theme == "dark" else "light"]
+    scale = min(scale, MOST_PIXELS / max(scene.width, scene.height))
+    figure = Figure(figsize=(scene.width / 72, scene.height / 72), dpi=72 * scale)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_xlim(0, scene.width)
+    axes.set_ylim(scene.height, 0)
+    axes.axis("off")
+    figure.set_facecolor(colours.paper)
+    _paint(axes, scene, colours)
+    figure.savefig(path, format="png", facecolor=colours.paper)
+
+
+def _paint(axes: Any, scene: Scene, colours: Theme) -> None:
+    from matplotlib.patches import Circle, FancyBboxPatch
+
+    def box(x: float, y: float, w: float, h: float, radius: float, kind: str, z: float) -> None:
+        fill, stroke = colours.box(kind)
+        dash = (0, (3, 2)) if "gap" in kind or "repeat" in kind else "-"
+        style = f"round,pad=0,rounding_size={min(radius, w / 2, h / 2)}"
+        axes.add_patch(
+            FancyBboxPatch((x, y), w, h, boxstyle=style, fc=fill, ec=stroke, lw=1, ls=dash, zorder=z, clip_on=False)
+        )
+
+    for k, r in enumerate(scene.rects):
+        behind = r.kind.split()[0] in ("band", "stack")
+        z = 1 + k / (len(scene.rects) + 1) if behind else 5.0
+        box(r.box.x, r.box.y, r.box.w, r.box.h, r.radius, r.kind.removeprefix("band "), z)
+    _strokes(axes, scene.lines, colours)
+    for sign in scene.signs:
+        if sign.word in SIGNS:
+            fill, ink = colours.boxes["sign"]
+            axes.add_patch(Circle((sign.x, sign.y), SIGN, fc=fill, ec=ink, lw=1, zorder=6))
+            for stroke in SIGNS[sign.word]:
+                xs, ys = [sign.x + SIGN * a for a, _ in stroke], [sign.y + SIGN * b for _, b in stroke]
+                axes.plot(xs, ys, color=ink, lw=1.7, solid_capstyle="round", zorder=7)
+        else:
+            half = sign_half(sign.word)
+            box(sign.x - half, sign.y - SIGN, 2 * half, 2 * SIGN, SIGN, "sign", 6)
+            _write(axes, Text(sign.x, sign.y + 3.2, ((cut(sign.word, 9, 70), "what"),), 9, "middle"), colours)
+    for text in scene.texts:
+        _write(axes, text, colours)
+
+
+def _strokes(axes: Any, lines: list[Line], colours: Theme) -> None:
+    """All lines of one look as one collection: thousands of them take no longer than a few."""
+    from matplotlib.collections import PathCollection
+    from matplotlib.path import Path as Shape
+
+    looks: dict[tuple[str, bool, bool, bool], tuple[list[Any], list[float]]] = {}
+    for line in lines:
+        words = line.kind.split()
+        key = (colours.line(line.kind), "loose" in words, "head" in words, words[0] == "spine")
+        vertices: list[tuple[float, float]] = []
+        codes: list[Any] = []
+        for kind, *at in line.steps:
+            points = list(zip(at[::2], at[1::2], strict=True))
+            vertices += points
+            codes += [{"M": Shape.MOVETO, "L": Shape.LINETO, "C": Shape.CURVE4}[kind]] * len(points)
+        shapes, widths = looks.setdefault(key, ([], []))
+        shapes.append(Shape(vertices, codes))
+        widths.append(line.width)
+    for (colour, loose, head, spine), (shapes, widths) in looks.items():
+        fill = colour if head else "none"
+        dash = (0, (3, 2)) if loose and not head else "-"
+        axes.add_collection(
+            PathCollection(
+                shapes, facecolors=fill, edgecolors=colour, linewidths=widths, linestyles=dash, zorder=3 if spine else 4
+            )
+        )
+
+
+def _write(axes: Any, text: Text, colours: Theme) -> None:
+    x, y = text.x, text.y
+    along = -{"start": 0.0, "middle": 0.5, "end": 1.0}[text.anchor] * text.length
+    for told, kind in text.spans:
+        bold = is_bold(kind)
+        axes.text(
+            x + (0 if text.turned else along), y + (along if text.turned else 0), told.replace("$", r"\$"),
+            fontsize=text.size, color=colours.word(kind), rotation=270 if text.turned else 0,
+            rotation_mode="anchor", ha="left", va="baseline", fontweight="bold" if bold else "normal", zorder=8,
+            fontfamily="DejaVu Sans",
+        )  # fmt: skip
+        along += text_width(told, text.size, bold)

@@ -1,0 +1,130 @@
+"""A scene as SVG: one file without scripts, links or fonts, light and dark by what the reader prefers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from xml.sax.saxutils import escape, quoteattr
+
+from .scene import SIGN, SIGNS, Line, Rect, Ref, Scene, Sign, Step, Text, cut, is_bold, sign_half
+from .theme import FONT, LIGHT, THEMES, css
+
+_STATIC = (
+    "svg.skipway text{font-family:%s;white-space:pre}"
+    "svg.skipway .arc,svg.skipway .l-spine{fill:none}svg.skipway .arc{stroke-linecap:round}"
+    "svg.skipway .loose{stroke-dasharray:4 3}svg.skipway .gap{stroke-dasharray:3 3}"
+    "svg.skipway .repeat{stroke-dasharray:6 3}svg.skipway .s{fill:none;stroke-width:1.7;stroke-linecap:round}"
+    "svg.skipway .b{font-weight:600}svg.skipway g.arc:hover path{stroke-width:3}"
+) % FONT  # fmt: skip
+
+
+def svg(scene: Scene, *, theme: str = "auto", label: str = "") -> str:
+    """The text of an SVG file.
+
+    ``theme`` is ``"light"``, ``"dark"``, or ``"auto"``: light, and dark where the reader prefers that. ``label`` is what
+    a screen reader says.
+    """
+    rules = css(THEMES.get(theme, LIGHT))
+    if theme == "auto":
+        rules += "@media (prefers-color-scheme:dark){" + css(THEMES["dark"]) + "}"
+    w, h = _n(scene.width), _n(scene.height)
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="skipway" width="{w}" height="{h}" viewBox="0 0 {w} {h}" '
+        f"role=\"img\" aria-label={quoteattr(label)}>",
+        f"<style>{_STATIC}{rules}</style>",
+        f'<rect class="paper" width="{w}" height="{h}" rx="6" stroke="none"/>',
+    ]
+    spine = [line for line in scene.lines if line.kind.startswith("spine")]
+    rest = [line for line in scene.lines if not line.kind.startswith("spine")]
+    behind = [r for r in scene.rects if r.kind.split()[0] in ("band", "stack")]
+    out += [_rect(r) for r in behind]
+    out += [_line(line) for line in spine]
+    out += _grouped(scene, rest)
+    out += _grouped(scene, [r for r in scene.rects if r not in behind] if behind else scene.rects)
+    out += _grouped(scene, scene.signs)
+    out += [_text(t) for t in scene.texts]
+    out.append("</svg>")
+    return "\n".join(out)
+
+
+def _grouped(scene: Scene, pieces: Iterable[Line | Rect | Sign]) -> list[str]:
+    """Pieces of one row or shortcut in a group, with what it says when one points at it."""
+    out: list[str] = []
+    held: Ref = None
+    many = sum(1 for tip in scene.tips if tip[0] == "arc") > 1500
+    for piece in pieces:
+        text = _line(piece) if isinstance(piece, Line) else _rect(piece) if isinstance(piece, Rect) else _sign(piece)
+        if piece.ref != held or piece.ref is None:
+            if held is not None:
+                out.append("</g>")
+            held = piece.ref
+            if held is not None:
+                tip = scene.tips.get(held, "")
+                told = f"<title>{escape(tip.split(chr(10))[0] if many else tip)}</title>" if tip else ""
+                out.append(f'<g class="{held[0]}" data-n="{held[1]}">{told}')
+        out[-1 if out else 0 :] = [out[-1] + text] if out else [text]
+    if held is not None:
+        out.append("</g>")
+    return out
+
+
+def _rect(r: Rect) -> str:
+    b = r.box
+    kind = f"band {' '.join(r.kind.split()[1:])}" if r.kind.startswith("band") else r.kind
+    return (
+        f'<rect class="{kind}" x="{_n(b.x)}" y="{_n(b.y)}" width="{_n(b.w)}" height="{_n(b.h)}" rx="{_n(r.radius)}"/>'
+    )
+
+
+def _line(line: Line) -> str:
+    first, *rest = line.kind.split()
+    colour = next((k for k in rest if k in LIGHT.lines), "spine" if first == "spine" else "merge")
+    if "head" in rest:
+        return f'<path class="h-{colour}" d="{path(line.steps)}"/>'
+    loose = " loose" if "loose" in rest else ""
+    kind = f"arc l-{colour}{loose}" if first == "arc" else f"l-{colour}"
+    return f'<path class="{kind}" stroke-width="{_n(line.width, 2)}" d="{path(line.steps)}"/>'
+
+
+def path(steps: Iterable[Step]) -> str:
+    """The ``d`` of a path."""
+    return "".join(kind + " ".join(_n(a) for a in at) for kind, *at in steps)
+
+
+def _sign(sign: Sign) -> str:
+    x, y = sign.x, sign.y
+    if sign.word in SIGNS:
+        strokes = "".join(
+            "M" + "L".join(f"{_n(x + SIGN * a)} {_n(y + SIGN * b)}" for a, b in stroke) for stroke in SIGNS[sign.word]
+        )
+        return f'<circle class="sign" cx="{_n(x)}" cy="{_n(y)}" r="{_n(SIGN)}"/><path class="s" d="{strokes}"/>'
+    half = sign_half(sign.word)
+    return (
+        f'<rect class="sign" x="{_n(x - half)}" y="{_n(y - SIGN)}" width="{_n(2 * half)}" height="{_n(2 * SIGN)}" '
+        f'rx="{_n(SIGN)}"/><text class="t-what" x="{_n(x)}" y="{_n(y + 3.2)}" font-size="9" text-anchor="middle">'
+        f"{escape(cut(sign.word, 9, 70))}</text>"
+    )
+
+
+def _text(text: Text) -> str:
+    place = f'x="{_n(text.x)}" y="{_n(text.y)}"'
+    if text.turned:
+        place = f'transform="translate({_n(text.x)} {_n(text.y)})rotate(90)"'
+    anchor = "" if text.anchor == "start" else f' text-anchor="{text.anchor}"'
+    ref = f' data-{text.ref[0]}="{text.ref[1]}"' if text.ref is not None else ""
+    spans = [(t, _kind(kind)) for t, kind in text.spans if t]
+    if len(spans) == 1:
+        return f'<text class="{spans[0][1]}" {place} font-size="{_n(text.size)}"{anchor}{ref}>{escape(spans[0][0])}</text>'
+    told = "".join(f'<tspan class="{kind}">{escape(t)}</tspan>' for t, kind in spans)
+    return f'<text {place} font-size="{_n(text.size)}"{anchor}{ref}>{told}</text>'
+
+
+def _kind(kind: str) -> str:
+    first, *rest = kind.split()
+    if first == "label":
+        colour = next((k for k in rest if k in LIGHT.lines), "merge")
+        return f"t-{colour}"
+    return f"t-{first}" + (" b" if is_bold(first) else "")
+
+
+def _n(x: float, digits: int = 1) -> str:
+    return f"{x:.{digits}f}".rstrip("0").rstrip(".") or "0"
