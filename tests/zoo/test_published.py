@@ -24,10 +24,10 @@ PARAMETERS = {
     "resnet50_d": 25_576_264, "resnet101_d": 44_568_392, "tabular_resnet": 299_137, "lang_witbrock": 138,
     "cascade": 117, "densenet264": 33_337_704, "cifar_resnext29_8x64d": 34_426_698,
     "cifar_resnext29_16x64d": 68_155_210, "convnext_tiny": 28_589_128, "convnext_small": 50_223_688,
-    "convnext_base": 88_591_464, "convnext_large": 197_767_336,
-    "repvgg_a0": 9_108_968, "repvgg_a1": 14_092_264, "repvgg_a2": 28_210_600, "repvgg_b0": 15_817_960,
-    "repvgg_b1": 57_415_016, "repvgg_b1g4": 39_966_056, "repvgg_b2": 89_022_376, "repvgg_b3": 123_085_288,
-    "mobileone_s0": 5_293_272, "mobileone_s1": 4_825_192, "mobileone_s2": 7_884_648, "mobileone_s3": 10_170_600,
+    "convnext_base": 88_591_464, "convnext_large": 197_767_336, "repvgg_a0": 9_108_968, "repvgg_a1": 14_092_264,
+    "repvgg_a2": 28_210_600, "repvgg_b0": 15_817_960, "repvgg_b1": 57_415_016, "repvgg_b1g4": 39_966_056,
+    "repvgg_b2": 89_022_376, "repvgg_b3": 123_085_288, "mobileone_s0": 5_293_272, "mobileone_s1": 4_825_192,
+    "mobileone_s2": 7_884_648, "mobileone_s3": 10_170_600, "unet_plus_plus": 9_041_601, "hourglass": 23_717_888,
 }  # fmt: skip
 MACS = {
     "resnet18": 1_814_073_344, "resnet34": 3_663_761_408, "resnet50": 4_089_184_256, "resnet101": 7_801_405_440,
@@ -39,6 +39,7 @@ DEEP = [
     "resnet101", "resnet152", "resnet101_d", "cifar_resnet110", "preact_resnet164", "densenet161", "densenet169",
     "densenet201", "cifar_densenet_bc190_40", "densenet264", "convnext_small", "convnext_base", "convnext_large",
     "repvgg_a2", "repvgg_b1", "repvgg_b1g4", "repvgg_b2", "repvgg_b3", "mobileone_s0", "mobileone_s2", "mobileone_s3",
+    "hourglass",
 ]  # fmt: skip
 TOO_DEEP = "preact_resnet1001"  # ten seconds; its figure has a formula in test_cifar.py
 
@@ -67,7 +68,7 @@ def test_all_figures_are_met(name, check):
 
 def test_all_nets_have_figures():
     assert set(FIGURES) == set(ENTRIES)
-    assert set(PARAMETERS) | {"cifar_resnet44", "rezero_mlp", TOO_DEEP, *FAMILIES} == set(ENTRIES)
+    assert set(PARAMETERS) | {"cifar_resnet44", "rezero_mlp", "linknet", TOO_DEEP, *FAMILIES} == set(ENTRIES)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -15,6 +15,8 @@ from .cost import Count, count
 from .densenet import cifar_densenet, densenet121, densenet161, densenet169, densenet201, densenet264
 from .encoder_decoder import unet
 from .foreign import load
+from .hourglass import hourglass
+from .linknet import linknet
 from .mlp import cascade, highway, lang_witbrock, rezero_mlp, tabular_resnet
 from .published import Check, check
 from .registry import make, names
@@ -30,11 +32,12 @@ from .resnet import (
     wide_resnet50_2,
     wide_resnet101_2,
 )
+from .unet_plus_plus import instead, unet_plus_plus
 
 __all__ = [
     "ChannelNorm", "Check", "Count", "cascade", "check", "cifar_densenet", "cifar_resnet", "cifar_resnext", "convnext",
-    "count", "densenet121", "densenet161", "densenet169", "densenet201", "densenet264", "highway", "lang_witbrock",
-    "load", "make", "mobileone", "names", "preact_resnet", "repvgg", "resnet18", "resnet34", "resnet50", "resnet101",
-    "resnet152", "resnet_d", "resnext", "rezero_mlp", "tabular_resnet", "unet", "wide_resnet", "wide_resnet50_2",
-    "wide_resnet101_2",
+    "count", "densenet121", "densenet161", "densenet169", "densenet201", "densenet264", "highway", "hourglass",
+    "instead", "lang_witbrock", "linknet", "load", "make", "mobileone", "names", "preact_resnet", "repvgg", "resnet18",
+    "resnet34", "resnet50", "resnet101", "resnet152", "resnet_d", "resnext", "rezero_mlp", "tabular_resnet", "unet",
+    "unet_plus_plus", "wide_resnet", "wide_resnet50_2", "wide_resnet101_2",
 ]  # fmt: skip

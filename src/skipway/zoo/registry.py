@@ -11,7 +11,10 @@ from skipway.errors import nearest
 from .entry import Entry
 
 #: the files of the zoo, in the order in which their nets are listed
-FAMILIES = ("resnet", "cifar", "densenet", "convnext", "repvgg", "encoder_decoder", "mlp")
+FAMILIES = (
+    "resnet", "cifar", "densenet", "convnext", "repvgg", "encoder_decoder", "linknet", "unet_plus_plus", "hourglass",
+    "mlp",
+)  # fmt: skip
 
 #: by module, since a function may be named as its file is
 _NETS = [import_module(f"{__package__}.{family}").NETS for family in FAMILIES]
