@@ -19,6 +19,7 @@ from .parallel import Parallel
 from .paths import Crop, Detach, Householder, LowRank, Pad, Project, Resize, Slice
 from .pools import AvgPool, BlurPool, GlobalAvgPool, MaxPool
 from .shortcut import Shortcut
+from .weights import DiracConv
 from .wiring import cross, dense, every, from_input, log2, sliding, unet
 
 __version__ = "0.1.0"
@@ -39,9 +40,9 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "Anneal", "AvgPool", "BatchNorm", "BlurPool", "Cat", "CatSkip", "Chain", "ChainError", "CheckpointError",
-    "Conv", "Crop", "DataError", "Dense", "Detach", "Drop", "DropPath", "Dropout", "DualPath", "Flatten", "Gate",
-    "GlobalAvgPool", "Householder", "IdentitySkip", "Join", "LayerNorm", "Learned", "Lerp", "LowRank", "MaxPool",
-    "OpenChainError", "Orthogonal", "Pad", "Parallel", "Project", "Ramp", "Resize", "Shake", "ShakeDrop",
+    "Conv", "Crop", "DataError", "Dense", "Detach", "DiracConv", "Drop", "DropPath", "Dropout", "DualPath", "Flatten",
+    "Gate", "GlobalAvgPool", "Householder", "IdentitySkip", "Join", "LayerNorm", "Learned", "Lerp", "LowRank",
+    "MaxPool", "OpenChainError", "Orthogonal", "Pad", "Parallel", "Project", "Ramp", "Resize", "Shake", "ShakeDrop",
     "ShapeError", "Shortcut", "Skip", "SkipwayError", "Slice", "SqueezeExcite", "Swapout", "TrainError", "Warmup",
     "Weighted",
     "cross", "crossentropy", "data", "dense", "evaluate", "every", "fit", "from_input", "gelu", "global_drop_path",
