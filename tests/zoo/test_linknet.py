@@ -53,6 +53,17 @@ def test_the_encoder_is_that_of_resnet18(built):
     assert [[p.shape for p in s.parameters()] for s in stages] == [[p.shape for p in s.parameters()] for s in theirs]
 
 
+def test_parameters_by_formula():
+    def made(start, end):
+        inner = start // 4
+        return start * inner + 9 * inner * inner + inner * end + 4 * inner + 2 * end
+
+    resnet18 = 11_689_512 - 513 * 1000  # without its dense layer
+    decoders = made(512, 256) + made(256, 128) + made(128, 64) + made(64, 64)
+    end = 9 * 64 * 32 + 64 + 9 * 32 * 32 + 64 + 4 * 32 * 19 + 19
+    assert sum(p.numel() for p in linknet().parameters()) == resnet18 + decoders + end
+
+
 def test_a_decoder_works_on_a_quarter():
     made = decoder(32, 16, 2)
     assert [m.weight.shape[:2] for m in made if getattr(m, "kernel_size", None)] == [(8, 32), (8, 8), (16, 8)]

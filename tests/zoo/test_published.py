@@ -28,6 +28,8 @@ PARAMETERS = {
     "repvgg_a2": 28_210_600, "repvgg_b0": 15_817_960, "repvgg_b1": 57_415_016, "repvgg_b1g4": 39_966_056,
     "repvgg_b2": 89_022_376, "repvgg_b3": 123_085_288, "mobileone_s0": 5_293_272, "mobileone_s1": 4_825_192,
     "mobileone_s2": 7_884_648, "mobileone_s3": 10_170_600, "unet_plus_plus": 9_041_601, "hourglass": 23_717_888,
+    "vit_tiny": 5_717_416, "vit_small": 22_050_664, "vit_base": 86_567_656, "vit_large": 304_326_632,
+    "linknet": 11_535_635,
 }  # fmt: skip
 MACS = {
     "resnet18": 1_814_073_344, "resnet34": 3_663_761_408, "resnet50": 4_089_184_256, "resnet101": 7_801_405_440,
@@ -39,7 +41,7 @@ DEEP = [
     "resnet101", "resnet152", "resnet101_d", "cifar_resnet110", "preact_resnet164", "densenet161", "densenet169",
     "densenet201", "cifar_densenet_bc190_40", "densenet264", "convnext_small", "convnext_base", "convnext_large",
     "repvgg_a2", "repvgg_b1", "repvgg_b1g4", "repvgg_b2", "repvgg_b3", "mobileone_s0", "mobileone_s2", "mobileone_s3",
-    "hourglass",
+    "hourglass", "vit_large",
 ]  # fmt: skip
 TOO_DEEP = "preact_resnet1001"  # ten seconds; its figure has a formula in test_cifar.py
 

@@ -33,11 +33,13 @@ from .resnet import (
     wide_resnet101_2,
 )
 from .unet_plus_plus import instead, unet_plus_plus
+from .vit import Embedding, Heads, first_token, tokens, vit
 
 __all__ = [
-    "ChannelNorm", "Check", "Count", "cascade", "check", "cifar_densenet", "cifar_resnet", "cifar_resnext", "convnext",
-    "count", "densenet121", "densenet161", "densenet169", "densenet201", "densenet264", "highway", "hourglass",
-    "instead", "lang_witbrock", "linknet", "load", "make", "mobileone", "names", "preact_resnet", "repvgg", "resnet18",
-    "resnet34", "resnet50", "resnet101", "resnet152", "resnet_d", "resnext", "rezero_mlp", "tabular_resnet", "unet",
-    "unet_plus_plus", "wide_resnet", "wide_resnet50_2", "wide_resnet101_2",
+    "ChannelNorm", "Check", "Count", "Embedding", "Heads", "cascade", "check", "cifar_densenet", "cifar_resnet",
+    "cifar_resnext", "convnext", "count", "densenet121", "densenet161", "densenet169", "densenet201", "densenet264",
+    "first_token", "highway", "hourglass", "instead", "lang_witbrock", "linknet", "load", "make", "mobileone", "names",
+    "preact_resnet", "repvgg", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet_d", "resnext",
+    "rezero_mlp", "tabular_resnet", "tokens", "unet", "unet_plus_plus", "vit", "wide_resnet", "wide_resnet50_2",
+    "wide_resnet101_2",
 ]  # fmt: skip

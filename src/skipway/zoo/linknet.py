@@ -18,7 +18,7 @@ from torch import nn
 
 from skipway import BatchNorm, Chain, ChainError, Conv, MaxPool, Shortcut, relu
 
-from .entry import Entry, Figure
+from .entry import COUNTED, Entry, Figure, parameters
 from .initialise import he
 from .resnet import basic
 
@@ -98,6 +98,7 @@ def linknet(in_channels: int = 3, num_classes: int = 19, width: int = 64) -> Cha
 
 NETS = {
     "linknet": Entry(linknet, figures=[
+        parameters(11_535_635, COUNTED),
         Figure("parameters", 11.5e6, "1707.03718, table 1", unit=1e5),
         Figure("projections", 3, "those of ResNet-18: nothing is projected on the way to a decoder"),
     ]),
