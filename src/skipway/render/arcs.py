@@ -58,11 +58,12 @@ class Arch:
         """Its path, in ``(s, t)``."""
         a, b, r, k = self.start, self.end, self.radius, _KAPPA
         rise = self.top - self.base
+        level: list[Step] = [] if self.whole else [("L", b - r, self.top)]
         return [
             ("M", a, self.foot),
             ("L", a, self.base),
             ("C", a, self.base + k * rise, a + r * (1 - k), self.top, a + r, self.top),
-            ("L", b - r, self.top),
+            *level,
             ("C", b - r * (1 - k), self.top, b, self.base + k * rise, b, self.base),
             ("L", b, self.head),
         ]

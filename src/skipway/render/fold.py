@@ -24,7 +24,7 @@ CLOSE_FROM = 56
 #: more rows than this are never drawn, unless asked for
 MOST = 104
 #: rows that stay where the middle is left out
-FEW = 32
+FEW = 24
 
 
 @dataclass(eq=False)
@@ -370,6 +370,12 @@ class _Emitter:
         move = {i: k for k, group in enumerate(groups) for i in group}
         self.cells = [_joined([cells[i] for i in group]) for group in groups]
         self._move(lambda i: move[i])
+        for band in sorted(self.bands, key=lambda b: -b.depth):
+            cell = self.cells[band.first]
+            if band.first == band.last and band.times == 1 and cell.depth > band.depth:
+                # one cell is all there is in it: a frame around it would say nothing
+                cell.title, cell.depth = band.title, band.depth
+                self.bands.remove(band)
 
     def _touched(self) -> set[int]:
         """Cells at whose value a shortcut starts or ends."""

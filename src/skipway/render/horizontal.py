@@ -10,9 +10,12 @@ from .legend import add_legend, add_title
 from .parts import Merge, Thickness, band_titles, category, common, features, merges, on_arc, shape, tips
 from .scene import SIGN, Box, Line, Rect, Ref, Scene, Sign, Step, Text, cut, sign_half, text_width
 
-#: a drawing whose words stand upright may be as wide as this; wider ones turn them
+#: a drawing whose words stand upright may be as wide as this; wider ones turn them, and then say all in one line
 ROOMY = 1240
+LOOSE = 2400
 LABEL = 10.5
+#: of so many arches each is drawn faint, so that one sees through them
+FAINT = 400
 _STEP, _STEP_LABELLED = 13.0, 25.0
 _FAN = 300.0
 
@@ -44,12 +47,17 @@ class Horizontal:
         self.thick = Thickness(view)
         self.scene = Scene(tips=tips(view))
         self.unplaced: list[int] = []
-        self.turned = False
+        self.turned = self.tight = False
+        self.sign = SIGN
         self._stops()
         if self._place() > ROOMY:
             self.turned = True
             self._stops()
+        if self._place() > LOOSE:
+            self.tight, self.sign = True, 6.5
+            self._stops()
             self._place()
+        self._room_for_bands()
         self.half = max(15.0, *(s.half for s in self.stops if s.merge)) if self.turned else 18.0
         self._arches()
         self._labels()
@@ -75,6 +83,9 @@ class Horizontal:
                 first = ((name[0] + "  ", name[1]), (told, "what")) if cell.kind != "gap" else ((told, "what"),)
                 lines = [first, ((" · ".join(a for a in about if a), "muted"),)]
                 half, room = 8.0, 14.5
+                if self.tight:
+                    lines = [(*first, ("  " + lines[1][0][0], "muted"))]
+                    room = 7.0
             elif cell.kind == "input":
                 lines = [(("input", "what"),), ((about[0], "muted"),)]
                 lines[1] = ((cell.shape, "muted"),)
@@ -85,29 +96,39 @@ class Horizontal:
                 lines = [(name,), *(((a, "muted"),) for a in about if a)]
                 half = text_width(told, 11) / 2 + 9
                 room = max([half, *(sum(text_width(t, 11, named) for t, _ in line) / 2 for line in lines)])
-            box = Stop(i, None, half, room + 2, lines)
+            box = Stop(i, None, half, room + (1.5 if self.tight else 2), lines)
             self.stops.append(box)
             self.box_of[i] = self.last_of[i] = box
             for merge in merges(self.view, i, self.number):
-                half = sign_half(merge.word)
+                half = sign_half(merge.word, self.sign)
                 below = [((s, "gain"),) for s in merge.says]
                 room = max([half, *(text_width(s, 10) / 2 for s in merge.says)])
                 if self.turned:
                     below = [((" · ".join(merge.says), "gain"),)] if merge.says else []
-                    room = half
-                stop = Stop(i, merge, half, room + 1, below)
+                    room = max(half, 7.0) if below else half
+                stop = Stop(i, merge, half, room + (not self.tight), below)
                 self.stops.append(stop)
                 self.last_of[i] = stop
                 self.merge_of.update({link: stop for link in merge.links})
 
     def _place(self) -> float:
         x = 0.0
-        gap = 5.0 if self.turned else 9.0
+        gap = 1.8 if self.tight else 5.0 if self.turned else 9.0
         for stop in self.stops:
             stop.x = x + stop.room
             stop.after = stop.x + stop.room + gap
             x = stop.after + gap + stop.more
         return x
+
+    def _room_for_bands(self) -> None:
+        """Widen what is in a band until its name fits below."""
+        for band in sorted(self.view.bands, key=lambda b: -b.depth):
+            inside = [s for s in self.stops if band.first <= s.cell <= band.last]
+            need = sum(text_width(cut(t, 10, 110, True), 10, True) for t, _ in band_titles(band)[-1]) + 12
+            have = inside[-1].x + inside[-1].room - inside[0].x + inside[0].room
+            for stop in inside if need > have else ():
+                stop.room += (need - have) / 2 / len(inside)
+            self._place()
 
     def _ends(self, i: int) -> tuple[float, float]:
         """Where a shortcut leaves the line and comes back to it."""
@@ -122,6 +143,7 @@ class Horizontal:
     def _arches(self) -> None:
         spans = [self._ends(i) for i in range(len(self.view.links))]
         self.level = levels(spans)
+        self.longest = max((b - a for a, b in spans), default=1.0)
         same = common(self.view)
         self.label = {i: on_arc(link) for i, link in enumerate(self.view.links)}
         if same or self.level is None:
@@ -139,13 +161,12 @@ class Horizontal:
     def arch(self, i: int) -> Arch:
         link, (start, end) = self.view.links[i], self._ends(i)
         foot = self.half if link.leaves_inside else 0.0
-        head = self.half + 3 if link.ends_inside else SIGN + 3
+        head = self.half + 3 if link.ends_inside else self.sign + 3
         base = self.half + 5.0
         if self.level is not None:
             return Arch(start, end, base, self.tops[self.level[i]], foot, head)
-        longest = max(b - a for a, b in map(self._ends, range(len(self.view.links))))
-        most = min(_FAN, 20 + longest * 0.42)
-        return Arch(start, end, base, base + rise(end - start, longest, most), foot, head, whole=True)
+        most = min(max(_FAN, self.longest * 0.2), 20 + self.longest * 0.42)
+        return Arch(start, end, base, base + rise(end - start, self.longest, most), foot, head, whole=True)
 
     def _labels(self) -> None:
         """Find room above its arch for every label, and make room where there is none."""
@@ -193,8 +214,10 @@ class Horizontal:
         places = [(f, s) for f in free for s in self.stops if f[2] <= s.after + 0.01 and s.after < f[3]]
         if not places:
             places = [((me.start, me.start, 0, 0), s) for s in self.stops if me.start <= s.after + 0.01 < me.end]
-        (a, b, *_), stop = max(places, key=lambda p: (p[0][1] - p[0][0], -abs(p[1].after - (p[0][0] + p[0][1]) / 2)))
-        stop.more += need - (b - a) + 1
+        a, b, *_ = max(places, key=lambda p: p[0][1] - p[0][0])[0]
+        here = [s for f, s in places if f[0] == a and f[1] == b]
+        for stop in here:  # evenly, so that no layer stands apart
+            stop.more += (need - (b - a) + 1) / len(here)
         return False
 
     # -- drawing -------------------------------------------------------------------------------------------------------
@@ -220,7 +243,7 @@ class Horizontal:
                 Line((("M", stop.x, self.y), ("L", end, self.y)), "spine", self.thick(features(form)), ("row", stop.cell))
             )
         last = self.stops[-1].after + 6
-        self.scene.lines.append(_arrow(last + 7, self.y, "right", "spine head"))
+        self.scene.lines.append(arrow(last + 7, self.y, "right", "spine head"))
 
     def _arc(self, i: int, arch: Arch) -> None:
         link = self.view.links[i]
@@ -230,9 +253,10 @@ class Horizontal:
             width = max(0.35, min(width, 60 / len(self.view.links) ** 0.6))
         steps = tuple(self._turn(step) for step in arch.steps())
         kind = f"arc {link.words.merge}" + (" loose" if link.leaves_inside or link.ends_inside else "")
+        kind += " faint" if len(self.view.links) > FAINT else ""
         self.scene.lines.append(Line(steps, kind, width, ("arc", i)))
         if self.level is not None or link.ends_inside or self.merge_of[i].merge.links[-1] == i:  # type: ignore[union-attr]
-            self.scene.lines.append(_arrow(arch.end, self.y - arch.head + 2.5, "down", f"arc {link.words.merge} head", ("arc", i)))
+            self.scene.lines.append(arrow(arch.end, self.y - arch.head + 2.5, "down", f"arc {link.words.merge} head", ("arc", i)))
         if i in self.label_at:
             at = (self.label_at[i], self.y - arch.top - 6)
             self.scene.texts.append(
@@ -250,7 +274,7 @@ class Horizontal:
         for stop in self.stops:
             cell, ref = self.view.cells[stop.cell], ("row", stop.cell)
             if stop.merge is not None:
-                self.scene.signs.append(Sign(stop.x, self.y, stop.merge.word, ref))
+                self.scene.signs.append(Sign(stop.x, self.y, stop.merge.word, ref, self.sign))
             else:
                 self._mark(stop, category(cell), ref)
             lines = [spans for spans in stop.lines if "".join(t for t, _ in spans)]
@@ -301,7 +325,7 @@ class Horizontal:
             low = bottom + 6 + 16 * (deep - band.depth) + 15
             kind = f"band {'repeat' if band.times > 1 else 'plain'} d{band.depth % 2}"
             for back in (2, 1) if band.times > 1 else ():
-                shapes.append(Rect(Box(left + 3 * back, top - inset - 3 * back, right - left, low - top + inset), "stack", 8, ("band", i)))
+                shapes.append(Rect(Box(left + 2.5 * back, top - inset - 2.5 * back, right - left, low - top + inset), "stack", 8, ("band", i)))
             shapes.append(Rect(Box(left, top - inset, right - left, low - top + inset), kind, 8, ("band", i)))
             room = right - left - 10
             ways = band_titles(band)
@@ -314,7 +338,7 @@ class Horizontal:
         return bottom + 6 + 16 * (deep + 1) + 4
 
 
-def _arrow(x: float, y: float, way: str, kind: str, ref: Ref = None) -> Line:
+def arrow(x: float, y: float, way: str, kind: str, ref: Ref = None) -> Line:
     """A small arrow head with its tip at ``(x, y)``."""
     if way == "right":
         corners = [(x, y), (x - 7, y - 4.5), (x - 7, y + 4.5)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from .fold import View
@@ -11,7 +12,7 @@ from .scene import Box, Line, Rect, Scene, Sign, Step, Text, text_width
 MARGIN = 16.0
 
 
-def add_legend(scene: Scene, view: View, unplaced: list[int], *, short: bool = False) -> None:
+def add_legend(scene: Scene, view: View, unplaced: Sequence[int], *, short: bool = False) -> None:
     """Signs and their words in rows below the drawing, no wider than that."""
     room = max(scene.width, 360.0)
     x, y = 0.0, scene.height + 18

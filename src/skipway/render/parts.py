@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,7 +161,7 @@ def common(view: View) -> str:
     return next(iter(told)) if len(told) == 1 and len(view.links) > 6 else ""
 
 
-def legend(view: View, unplaced: list[int], *, short: bool = False) -> list[tuple[str, str]]:
+def legend(view: View, unplaced: Sequence[int], *, short: bool = False) -> list[tuple[str, str]]:
     """``(sign, words)`` of what needs an explanation here."""
     told: list[tuple[str, str]] = []
     shown = sorted({link.words.merge for link in view.links})

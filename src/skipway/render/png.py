@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .scene import SIGN, SIGNS, Line, Scene, Text, cut, is_bold, sign_half, text_width
+from .scene import SIGNS, Line, Scene, Text, cut, is_bold, text_width
 from .theme import THEMES, Theme
 
 #: no picture is larger than this along one side, so that no viewer chokes on it
@@ -49,13 +49,13 @@ def _paint(axes: Any, scene: Scene, colours: Theme) -> None:
     for sign in scene.signs:
         if sign.word in SIGNS:
             fill, ink = colours.boxes["sign"]
-            axes.add_patch(Circle((sign.x, sign.y), SIGN, fc=fill, ec=ink, lw=1, zorder=6))
+            axes.add_patch(Circle((sign.x, sign.y), sign.radius, fc=fill, ec=ink, lw=1, zorder=6))
             for stroke in SIGNS[sign.word]:
-                xs, ys = [sign.x + SIGN * a for a, _ in stroke], [sign.y + SIGN * b for _, b in stroke]
+                xs, ys = [sign.x + sign.radius * a for a, _ in stroke], [sign.y + sign.radius * b for _, b in stroke]
                 axes.plot(xs, ys, color=ink, lw=1.7, solid_capstyle="round", zorder=7)
         else:
-            half = sign_half(sign.word)
-            box(sign.x - half, sign.y - SIGN, 2 * half, 2 * SIGN, SIGN, "sign", 6)
+            r, half = sign.radius, sign.half
+            box(sign.x - half, sign.y - r, 2 * half, 2 * r, r, "sign", 6)
             _write(axes, Text(sign.x, sign.y + 3.2, ((cut(sign.word, 9, 70), "what"),), 9, "middle"), colours)
     for text in scene.texts:
         _write(axes, text, colours)
@@ -66,10 +66,10 @@ def _strokes(axes: Any, lines: list[Line], colours: Theme) -> None:
     from matplotlib.collections import PathCollection
     from matplotlib.path import Path as Shape
 
-    looks: dict[tuple[str, bool, bool, bool], tuple[list[Any], list[float]]] = {}
+    looks: dict[tuple[str, bool, bool, bool, bool], tuple[list[Any], list[float]]] = {}
     for line in lines:
         words = line.kind.split()
-        key = (colours.line(line.kind), "loose" in words, "head" in words, words[0] == "spine")
+        key = (colours.line(line.kind), "loose" in words, "head" in words, words[0] == "spine", "faint" in words)
         vertices: list[tuple[float, float]] = []
         codes: list[Any] = []
         for kind, *at in line.steps:
@@ -79,13 +79,14 @@ def _strokes(axes: Any, lines: list[Line], colours: Theme) -> None:
         shapes, widths = looks.setdefault(key, ([], []))
         shapes.append(Shape(vertices, codes))
         widths.append(line.width)
-    for (colour, loose, head, spine), (shapes, widths) in looks.items():
+    for (colour, loose, head, spine, faint), (shapes, widths) in looks.items():
         fill = colour if head else "none"
         dash = (0, (3, 2)) if loose and not head else "-"
         axes.add_collection(
             PathCollection(
-                shapes, facecolors=fill, edgecolors=colour, linewidths=widths, linestyles=dash, zorder=3 if spine else 4
-            )
+                shapes, facecolors=fill, edgecolors=colour, linewidths=widths, linestyles=dash,
+                alpha=0.45 if faint else None, zorder=3 if spine else 4,
+            )  # fmt: skip
         )
 
 

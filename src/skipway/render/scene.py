@@ -94,19 +94,21 @@ class Sign:
     y: float
     word: str
     ref: Ref = None
+    radius: float = 9.0
 
     @property
     def half(self) -> float:
         """Half of its length along the chain."""
-        return sign_half(self.word)
+        return sign_half(self.word, self.radius)
 
 
 #: radius of a merge
 SIGN = 9.0
 
 
-def sign_half(word: str) -> float:
-    return SIGN if word in SIGNS else max(SIGN, text_width(cut(word, 9, 70), 9) / 2 + 6)
+def sign_half(word: str, radius: float = SIGN) -> float:
+    """Half the length of a sign: a circle where the merge has one, otherwise a pill around its word."""
+    return radius if word in SIGNS else max(radius, text_width(cut(word, 9, 70), 9) / 2 + 6)
 
 
 @dataclass(frozen=True)

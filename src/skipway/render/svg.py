@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from xml.sax.saxutils import escape, quoteattr
 
-from .scene import SIGN, SIGNS, Line, Rect, Ref, Scene, Sign, Step, Text, cut, is_bold, sign_half
+from .scene import SIGNS, Line, Rect, Ref, Scene, Sign, Step, Text, cut, is_bold
 from .theme import FONT, LIGHT, THEMES, css
 
 _STATIC = (
     "svg.skipway text{font-family:%s;white-space:pre}"
     "svg.skipway .arc,svg.skipway .l-spine{fill:none}svg.skipway .arc{stroke-linecap:round}"
     "svg.skipway .loose{stroke-dasharray:4 3}svg.skipway .gap{stroke-dasharray:3 3}"
-    "svg.skipway .repeat{stroke-dasharray:6 3}svg.skipway .s{fill:none;stroke-width:1.7;stroke-linecap:round}"
+    "svg.skipway .faint{stroke-opacity:.45}svg.skipway .repeat{stroke-dasharray:6 3}svg.skipway .s{fill:none;stroke-width:1.7;stroke-linecap:round}"
     "svg.skipway .b{font-weight:600}svg.skipway g.arc:hover path{stroke-width:3}"
 ) % FONT  # fmt: skip
 
@@ -46,24 +46,27 @@ def svg(scene: Scene, *, theme: str = "auto", label: str = "") -> str:
     return "\n".join(out)
 
 
+#: with more shortcuts than this, a file with a tip for each would be larger than anybody wants to open
+_TIPS = 1500
+
+
 def _grouped(scene: Scene, pieces: Iterable[Line | Rect | Sign]) -> list[str]:
     """Pieces of one row or shortcut in a group, with what it says when one points at it."""
-    out: list[str] = []
-    held: Ref = None
-    many = sum(1 for tip in scene.tips if tip[0] == "arc") > 1500
+    groups: list[tuple[Ref, list[str]]] = []
+    plain = sum(1 for what, _ in scene.tips if what == "arc") > _TIPS
     for piece in pieces:
         text = _line(piece) if isinstance(piece, Line) else _rect(piece) if isinstance(piece, Rect) else _sign(piece)
-        if piece.ref != held or piece.ref is None:
-            if held is not None:
-                out.append("</g>")
-            held = piece.ref
-            if held is not None:
-                tip = scene.tips.get(held, "")
-                told = f"<title>{escape(tip.split(chr(10))[0] if many else tip)}</title>" if tip else ""
-                out.append(f'<g class="{held[0]}" data-n="{held[1]}">{told}')
-        out[-1 if out else 0 :] = [out[-1] + text] if out else [text]
-    if held is not None:
-        out.append("</g>")
+        if not groups or groups[-1][0] != piece.ref or piece.ref is None:
+            groups.append((piece.ref, []))
+        groups[-1][1].append(text)
+    out = []
+    for ref, texts in groups:
+        if ref is None or (plain and ref[0] == "arc"):
+            out.append("".join(texts))
+        else:
+            tip = scene.tips.get(ref)
+            told = f"<title>{escape(tip)}</title>" if tip else ""
+            out.append(f'<g class="{ref[0]}" data-n="{ref[1]}">{told}{"".join(texts)}</g>')
     return out
 
 
@@ -80,7 +83,7 @@ def _line(line: Line) -> str:
     colour = next((k for k in rest if k in LIGHT.lines), "spine" if first == "spine" else "merge")
     if "head" in rest:
         return f'<path class="h-{colour}" d="{path(line.steps)}"/>'
-    loose = " loose" if "loose" in rest else ""
+    loose = "".join(f" {word}" for word in ("loose", "faint") if word in rest)
     kind = f"arc l-{colour}{loose}" if first == "arc" else f"l-{colour}"
     return f'<path class="{kind}" stroke-width="{_n(line.width, 2)}" d="{path(line.steps)}"/>'
 
@@ -91,16 +94,16 @@ def path(steps: Iterable[Step]) -> str:
 
 
 def _sign(sign: Sign) -> str:
-    x, y = sign.x, sign.y
+    x, y, r = sign.x, sign.y, sign.radius
     if sign.word in SIGNS:
         strokes = "".join(
-            "M" + "L".join(f"{_n(x + SIGN * a)} {_n(y + SIGN * b)}" for a, b in stroke) for stroke in SIGNS[sign.word]
+            "M" + "L".join(f"{_n(x + r * a)} {_n(y + r * b)}" for a, b in stroke) for stroke in SIGNS[sign.word]
         )
-        return f'<circle class="sign" cx="{_n(x)}" cy="{_n(y)}" r="{_n(SIGN)}"/><path class="s" d="{strokes}"/>'
-    half = sign_half(sign.word)
+        return f'<circle class="sign" cx="{_n(x)}" cy="{_n(y)}" r="{_n(r)}"/><path class="s" d="{strokes}"/>'
+    half = sign.half
     return (
-        f'<rect class="sign" x="{_n(x - half)}" y="{_n(y - SIGN)}" width="{_n(2 * half)}" height="{_n(2 * SIGN)}" '
-        f'rx="{_n(SIGN)}"/><text class="t-what" x="{_n(x)}" y="{_n(y + 3.2)}" font-size="9" text-anchor="middle">'
+        f'<rect class="sign" x="{_n(x - half)}" y="{_n(y - r)}" width="{_n(2 * half)}" height="{_n(2 * r)}" '
+        f'rx="{_n(r)}"/><text class="t-what" x="{_n(x)}" y="{_n(y + 3.2)}" font-size="9" text-anchor="middle">'
         f"{escape(cut(sign.word, 9, 70))}</text>"
     )
 
