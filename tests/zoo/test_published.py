@@ -30,13 +30,17 @@ PARAMETERS = {
     "mobileone_s2": 7_884_648, "mobileone_s3": 10_170_600, "unet_plus_plus": 9_041_601, "hourglass": 23_717_888,
     "vit_tiny": 5_717_416, "vit_small": 22_050_664, "vit_base": 86_567_656, "vit_large": 304_326_632,
     "linknet": 11_535_635,
+    "dirac28_5": 9_124_250, "dirac28_10": 36_450_090, "dirac34_2": 1_854_378, "diracnet18": 11_523_368,
+    "diracnet34": 21_638_952,
 }  # fmt: skip
 MACS = {
     "resnet18": 1_814_073_344, "resnet34": 3_663_761_408, "resnet50": 4_089_184_256, "resnet101": 7_801_405_440,
     "resnet152": 11_513_626_624, "cifar_resnet20": 40_551_040, "cifar_resnet32": 68_862_592,
     "cifar_resnet56": 125_485_696, "cifar_resnet110": 252_887_680,
 }  # fmt: skip
-FAMILIES = ["cifar_resnet", "preact_resnet", "wide_resnet", "cifar_densenet", "cifar_resnext", "repvgg", "mobileone"]
+FAMILIES = [
+    "cifar_resnet", "preact_resnet", "wide_resnet", "cifar_densenet", "cifar_resnext", "repvgg", "mobileone", "dirac",
+]  # fmt: skip
 DEEP = [
     "resnet101", "resnet152", "resnet101_d", "cifar_resnet110", "preact_resnet164", "densenet161", "densenet169",
     "densenet201", "cifar_densenet_bc190_40", "densenet264", "convnext_small", "convnext_base", "convnext_large",

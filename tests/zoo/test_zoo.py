@@ -50,6 +50,8 @@ SMALL = {
     "repvgg": ("repvgg", {"num_classes": 5}, (3, 40, 40)),
     "repvgg, deployed": ("repvgg", {"num_classes": 5, "deployed": True}, (3, 40, 40)),
     "mobileone": ("mobileone", {"num_classes": 5, "variant": "s1"}, (3, 40, 40)),
+    "dirac": ("dirac", {"depth": 10, "widen": 1}, (3, 16, 16)),
+    "dirac, deployed": ("dirac", {"depth": 10, "widen": 1, "deployed": True}, (3, 16, 16)),
 }
 BIG = ("deep stem", "resnet A", "resnet B", "resnet C", "resnet D", "bottlenecks", "groups")
 

@@ -13,6 +13,7 @@ from .cifar import cifar_resnet, cifar_resnext, preact_resnet, wide_resnet
 from .convnext import ChannelNorm, convnext
 from .cost import Count, count
 from .densenet import cifar_densenet, densenet121, densenet161, densenet169, densenet201, densenet264
+from .dirac import dirac, diracnet
 from .encoder_decoder import unet
 from .foreign import load
 from .hourglass import hourglass
@@ -38,8 +39,8 @@ from .vit import Embedding, Heads, first_token, tokens, vit
 __all__ = [
     "ChannelNorm", "Check", "Count", "Embedding", "Heads", "cascade", "check", "cifar_densenet", "cifar_resnet",
     "cifar_resnext", "convnext", "count", "densenet121", "densenet161", "densenet169", "densenet201", "densenet264",
-    "first_token", "highway", "hourglass", "instead", "lang_witbrock", "linknet", "load", "make", "mobileone", "names",
-    "preact_resnet", "repvgg", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet_d", "resnext",
-    "rezero_mlp", "tabular_resnet", "tokens", "unet", "unet_plus_plus", "vit", "wide_resnet", "wide_resnet50_2",
-    "wide_resnet101_2",
+    "dirac", "diracnet", "first_token", "highway", "hourglass", "instead", "lang_witbrock", "linknet", "load", "make",
+    "mobileone", "names", "preact_resnet", "repvgg", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
+    "resnet_d", "resnext", "rezero_mlp", "tabular_resnet", "tokens", "unet", "unet_plus_plus", "vit", "wide_resnet",
+    "wide_resnet50_2", "wide_resnet101_2",
 ]  # fmt: skip

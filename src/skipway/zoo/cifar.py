@@ -55,7 +55,7 @@ def cifar_resnet(depth: int = 20, shortcut: Option = "A", num_classes: int = 10,
     >>> sum(p.numel() for p in cifar_resnet(20).parameters())
     269722
     """
-    n = _blocks(depth, "cifar_resnet", 6)
+    n = stage_length(depth, "cifar_resnet", 6)
 
     def block(start: int, end: int, stride: int) -> Skip:
         return basic(start, end, stride, shortcut)
@@ -104,7 +104,7 @@ def preact_resnet(
     1703258
     """
     deep = depth >= 164 if bottleneck is None else bottleneck
-    n = _blocks(depth, "preact_resnet", 9 if deep else 6)
+    n = stage_length(depth, "preact_resnet", 9 if deep else 6)
     option = shortcut or ("B" if deep else "A")
     if option not in ("A", "B"):
         raise ChainError(f'shortcut= is "A" or "B", not {option!r}: {nearest(str(option), "AB")}')
@@ -152,7 +152,7 @@ def wide_resnet(
     >>> sum(p.numel() for p in wide_resnet(40, 1).parameters())
     563930
     """
-    n = _blocks(depth, "wide_resnet", 6, more=4)
+    n = stage_length(depth, "wide_resnet", 6, more=4)
     if isinstance(widen, bool) or not isinstance(widen, int) or widen < 1:
         raise ChainError(f"widen= is the factor k of 1605.07146, a positive whole number, not {widen!r}")
 
@@ -191,7 +191,7 @@ def cifar_resnext(
     >>> cifar_resnext(4, 8, depth=11)["stage1"][0][3]
     Conv2d(32, 32, 3, padding=1, groups=4, bias=False)
     """
-    n = _blocks(depth, "cifar_resnext", 9)
+    n = stage_length(depth, "cifar_resnext", 9)
     for name, letter, number in (("cardinality", "C", cardinality), ("width", "d", width)):
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise ChainError(f"{name}= is {letter} of 1611.05431, a positive whole number, not {number!r}")
@@ -250,8 +250,12 @@ def _stages(stem: int, widths: tuple[int, ...], n: int, block: Any) -> dict[str,
     return stages
 
 
-def _blocks(depth: int, name: str, each: int, more: int = 2) -> int:
-    """How many blocks a stage has, or why there can be no net of this depth."""
+def stage_length(depth: int, name: str, each: int, more: int = 2) -> int:
+    """How many blocks a stage has, or why there can be no net of this depth.
+
+    >>> stage_length(110, "cifar_resnet", each=6)
+    18
+    """
     n, rest = divmod(depth - more, each) if isinstance(depth, int) else (0, 1)
     if rest or n < 1:
         near = [each * k + more for k in (n, n + 1) if k > 0]
@@ -323,4 +327,4 @@ NETS |= {
 }
 
 
-__all__ = ["cifar_resnet", "cifar_resnext", "preact", "preact_resnet", "wide_resnet"]
+__all__ = ["cifar_resnet", "cifar_resnext", "preact", "preact_resnet", "stage_length", "wide_resnet"]
