@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
 from typing import Any
 
 from torch import Tensor, nn
@@ -219,6 +220,39 @@ class Chain(Planned):
         from .render.text import table
 
         return table(self)
+
+    def _repr_html_(self) -> str:
+        from .render.draw import in_notebook
+
+        return in_notebook(self)
+
+    def draw(self, path: str | PathLike[str] | None = None, **options: Any) -> str:
+        """Draw the chain as an arc diagram: layers along a line, shortcuts as arches over it. Nothing is run.
+
+        Parameters
+        ----------
+        path:
+            a file whose name ends with ``.svg``, ``.png``, or ``.html`` for a page to explore (search, fold, paths
+            through a shortcut; it needs no network). Without it, the SVG is returned.
+        direction:
+            ``"horizontal"``, ``"vertical"``, or ``"auto"``: horizontal unless it becomes too wide.
+        theme:
+            ``"light"``, ``"dark"``, or ``"auto"``: what the reader's system prefers (light for PNG).
+        fold:
+            ``True`` draws repeated blocks once, ``False`` draws every layer; by default only what would be too long
+            is shortened: repeats, norms and activations beside their layer, nested chains, the middle.
+        legend, title:
+            whether to explain the signs; what stands above, ``""`` for nothing.
+
+        Returns the path, or the SVG. Raises ``ChainError`` for another ending, an unknown word, or no such folder.
+
+        >>> from skipway import Dense
+        >>> Skip(Dense(4, 4)).draw().count('class="sign"')
+        2
+        """
+        from .render.draw import draw
+
+        return draw(self, path, **options)
 
 
 class Skip(Chain):

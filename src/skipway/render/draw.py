@@ -23,7 +23,7 @@ Direction = Literal["auto", "horizontal", "vertical"]
 Theme = Literal["auto", "light", "dark"]
 
 #: what runs from left to right may be as wide as this; a wider drawing runs down
-WIDE = 3600
+WIDE = 3900
 _KINDS = (".svg", ".png", ".html")
 
 
@@ -64,6 +64,11 @@ def draw(
     _writable(target)
     target.write_text(text, encoding="utf-8")
     return str(target)
+
+
+def in_notebook(chain: Any) -> str:
+    """The drawing for a notebook, which scrolls where it is too wide."""
+    return f'<div style="overflow-x:auto">{draw(chain)}</div>'
 
 
 def planned(chain: Any) -> Plan:

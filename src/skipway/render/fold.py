@@ -261,9 +261,7 @@ def view(layout: Layout, *, fold: bool | None = None, tree: Tree | None = None) 
         for depth in depths:
             if len(shown.cells) <= MOST:
                 break
-            closed |= {
-                i.first for i in _all(tree.items) if i.titled and tree.layout.rows[i.first].depth == depth
-            }
+            closed |= {i.first for i in _all(tree.items) if i.titled and tree.layout.rows[i.first].depth == depth}
             shown = _Emitter(tree, folded, closed)
             shown.join()
         if len(shown.cells) > MOST:
@@ -327,9 +325,7 @@ class _Emitter:
             told = tree.kinds[item.first] if not item.titled else self._contents(item)
             for v in range(item.leaves[0], item.leaves[1] + 1):
                 self.cell_of[v] = len(self.cells)
-            self.cells.append(
-                Cell(kind, item.first, item.last, depth, row.title, told, _shape(last), count, last)
-            )
+            self.cells.append(Cell(kind, item.first, item.last, depth, row.title, told, _shape(last), count, last))
             return
         band = Band(len(self.cells), 0, depth, row.title, tree.kinds[item.first], count, times, until, item.first)
         self.bands.append(band)
@@ -452,7 +448,9 @@ class _Emitter:
 
     def _hidden(self, cell: int, value: int) -> bool:
         found = self.cells[cell]
-        return found.kind == "gap" or (found.kind == "closed" and found.row is not self.tree.layout.rows[self.tree.rows[value]])
+        return found.kind == "gap" or (
+            found.kind == "closed" and found.row is not self.tree.layout.rows[self.tree.rows[value]]
+        )
 
 
 _LIGHT = (

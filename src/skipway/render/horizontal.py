@@ -109,7 +109,7 @@ class Horizontal:
                 stop = Stop(i, merge, half, room + (not self.tight), below)
                 self.stops.append(stop)
                 self.last_of[i] = stop
-                self.merge_of.update({link: stop for link in merge.links})
+                self.merge_of.update(dict.fromkeys(merge.links, stop))
 
     def _place(self) -> float:
         x = 0.0
@@ -240,7 +240,9 @@ class Horizontal:
             form = None if node is None else node.form if merged else node.arrival
             end = following.x if following is not None else stop.after + 6
             self.scene.lines.append(
-                Line((("M", stop.x, self.y), ("L", end, self.y)), "spine", self.thick(features(form)), ("row", stop.cell))
+                Line(
+                    (("M", stop.x, self.y), ("L", end, self.y)), "spine", self.thick(features(form)), ("row", stop.cell)
+                )
             )
         last = self.stops[-1].after + 6
         self.scene.lines.append(arrow(last + 7, self.y, "right", "spine head"))
@@ -256,7 +258,9 @@ class Horizontal:
         kind += " faint" if len(self.view.links) > FAINT else ""
         self.scene.lines.append(Line(steps, kind, width, ("arc", i)))
         if self.level is not None or link.ends_inside or self.merge_of[i].merge.links[-1] == i:  # type: ignore[union-attr]
-            self.scene.lines.append(arrow(arch.end, self.y - arch.head + 2.5, "down", f"arc {link.words.merge} head", ("arc", i)))
+            self.scene.lines.append(
+                arrow(arch.end, self.y - arch.head + 2.5, "down", f"arc {link.words.merge} head", ("arc", i))
+            )
         if i in self.label_at:
             at = (self.label_at[i], self.y - arch.top - 6)
             self.scene.texts.append(
@@ -293,7 +297,11 @@ class Horizontal:
         cell = self.view.cells[stop.cell]
         if self.turned:
             node = cell.row.node
-            tall = self.thick(features(node.arrival if node is not None and node.index else node.form if node else None), 12, 2 * self.half - 4)
+            tall = self.thick(
+                features(node.arrival if node is not None and node.index else node.form if node else None),
+                12,
+                2 * self.half - 4,
+            )
             wide = 16.0 if kind in ("weights", "closed", "gap") else 12.0 if kind != "act" else 9.0
             if kind == "input":
                 wide, tall = 6.0, tall + 2
@@ -301,7 +309,9 @@ class Horizontal:
             return
         tall = 24.0 if kind == "input" else 2 * self.half
         self.scene.rects.append(
-            Rect(Box(stop.x - stop.half, self.y - tall / 2, 2 * stop.half, tall), kind, 12 if kind == "input" else 6, ref)
+            Rect(
+                Box(stop.x - stop.half, self.y - tall / 2, 2 * stop.half, tall), kind, 12 if kind == "input" else 6, ref
+            )
         )
         if kind != "input":
             told = cut(cell.what, 11, 230)
@@ -325,14 +335,25 @@ class Horizontal:
             low = bottom + 6 + 16 * (deep - band.depth) + 15
             kind = f"band {'repeat' if band.times > 1 else 'plain'} d{band.depth % 2}"
             for back in (2, 1) if band.times > 1 else ():
-                shapes.append(Rect(Box(left + 2.5 * back, top - inset - 2.5 * back, right - left, low - top + inset), "stack", 8, ("band", i)))
+                shapes.append(
+                    Rect(
+                        Box(left + 2.5 * back, top - inset - 2.5 * back, right - left, low - top + inset),
+                        "stack",
+                        8,
+                        ("band", i),
+                    )
+                )
             shapes.append(Rect(Box(left, top - inset, right - left, low - top + inset), kind, 8, ("band", i)))
             room = right - left - 10
             ways = band_titles(band)
             spans = next((w for w in ways if sum(text_width(t, 10, k != "muted") for t, k in w) <= room), None)
             if spans is None:
                 spans = tuple((t, k) for t, k in ways[-1] if k == "times")
-                spans += tuple((cut(t, 10, room - sum(text_width(x, 10, True) for x, _ in spans), True), k) for t, k in ways[-1] if k == "name")
+                spans += tuple(
+                    (cut(t, 10, room - sum(text_width(x, 10, True) for x, _ in spans), True), k)
+                    for t, k in ways[-1]
+                    if k == "name"
+                )
             self.scene.texts.append(Text(left + 5, low - 4.5, tuple(s for s in spans if s[0]), 10, ref=("band", i)))
         self.scene.rects = shapes + self.scene.rects
         return bottom + 6 + 16 * (deep + 1) + 4

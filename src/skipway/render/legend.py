@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from .fold import View
 from .parts import legend
-from .scene import Box, Line, Rect, Scene, Sign, Step, Text, text_width
+from .scene import Box, Line, Scene, Sign, Step, Text, text_width
 
 MARGIN = 16.0
 

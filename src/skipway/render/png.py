@@ -84,8 +84,13 @@ def _strokes(axes: Any, lines: list[Line], colours: Theme) -> None:
         dash = (0, (3, 2)) if loose and not head else "-"
         axes.add_collection(
             PathCollection(
-                shapes, facecolors=fill, edgecolors=colour, linewidths=widths, linestyles=dash,
-                alpha=0.45 if faint else None, zorder=3 if spine else 4,
+                shapes,
+                facecolors=fill,
+                edgecolors=colour,
+                linewidths=widths,
+                linestyles=dash,
+                alpha=0.45 if faint else None,
+                zorder=3 if spine else 4,
             )  # fmt: skip
         )
 

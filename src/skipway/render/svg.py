@@ -29,7 +29,7 @@ def svg(scene: Scene, *, theme: str = "auto", label: str = "") -> str:
     w, h = _n(scene.width), _n(scene.height)
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="skipway" width="{w}" height="{h}" viewBox="0 0 {w} {h}" '
-        f"role=\"img\" aria-label={quoteattr(label)}>",
+        f'role="img" aria-label={quoteattr(label)}>',
         f"<style>{_STATIC}{rules}</style>",
         f'<rect class="paper" width="{w}" height="{h}" rx="6" stroke="none"/>',
     ]
@@ -116,7 +116,9 @@ def _text(text: Text) -> str:
     ref = f' data-{text.ref[0]}="{text.ref[1]}"' if text.ref is not None else ""
     spans = [(t, _kind(kind)) for t, kind in text.spans if t]
     if len(spans) == 1:
-        return f'<text class="{spans[0][1]}" {place} font-size="{_n(text.size)}"{anchor}{ref}>{escape(spans[0][0])}</text>'
+        return (
+            f'<text class="{spans[0][1]}" {place} font-size="{_n(text.size)}"{anchor}{ref}>{escape(spans[0][0])}</text>'
+        )
     told = "".join(f'<tspan class="{kind}">{escape(t)}</tspan>' for t, kind in spans)
     return f'<text {place} font-size="{_n(text.size)}"{anchor}{ref}>{told}</text>'
 

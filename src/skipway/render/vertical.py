@@ -71,7 +71,7 @@ class Vertical:
                 stop.after = y + 1
                 self.stops.append(stop)
                 self.last_of[i] = stop
-                self.merge_of.update({link: stop for link in merge.links})
+                self.merge_of.update(dict.fromkeys(merge.links, stop))
             y += 4
             y += 5 * sum(band.last == i for band in self.view.bands)
         self.long = y
