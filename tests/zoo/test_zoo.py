@@ -12,6 +12,8 @@ import skipway
 from skipway import Chain, zoo
 from skipway.zoo import make
 
+VIT = {"image": 32, "patch": 8, "depth": 2, "width": 12, "heads": 3}
+
 #: name, options, and the shape of an input for which every value still has some pixels
 SMALL = {
     "resnet A": ("resnet18", {"num_classes": 5, "shortcut": "A"}, (3, 40, 40)),
@@ -36,11 +38,12 @@ SMALL = {
     "linknet": ("linknet", {"width": 8, "num_classes": 3}, (3, 32, 64)),
     "u-net++": ("unet_plus_plus", {"width": 4, "depth": 2, "supervised": True}, (1, 16, 16)),
     "hourglass": ("hourglass", {"stacks": 2, "joints": 3, "width": 8, "order": 2}, (3, 32, 32)),
-    "vit": ("vit_tiny", {"image": 32, "patch": 8, "depth": 2, "width": 12, "heads": 3}, (3, 32, 32)),
-    "vit, post-norm": ("vit_tiny", {"image": 32, "patch": 8, "depth": 2, "width": 12, "heads": 3, "residual": "post-norm"}, (3, 32, 32)),
-    "vit, sandwich": ("vit_tiny", {"image": 32, "patch": 8, "depth": 2, "width": 12, "heads": 3, "residual": "sandwich"}, (3, 32, 32)),
-    "vit, deepnorm": ("vit_tiny", {"image": 32, "patch": 8, "depth": 2, "width": 12, "heads": 3, "residual": "deepnorm"}, (3, 32, 32)),
-    "vit, layerscale": ("vit_tiny", {"image": 32, "patch": 8, "depth": 2, "width": 12, "heads": 3, "residual": "layerscale"}, (3, 32, 32)),
+    "fpn": ("fpn", {"depth": 18, "width": 8}, (3, 64, 32)),
+    "vit": ("vit_tiny", VIT, (3, 32, 32)),
+    "vit, post-norm": ("vit_tiny", {**VIT, "residual": "post-norm"}, (3, 32, 32)),
+    "vit, sandwich": ("vit_tiny", {**VIT, "residual": "sandwich"}, (3, 32, 32)),
+    "vit, deepnorm": ("vit_tiny", {**VIT, "residual": "deepnorm"}, (3, 32, 32)),
+    "vit, layerscale": ("vit_tiny", {**VIT, "residual": "layerscale"}, (3, 32, 32)),
     "highway": ("highway", {"layers": 4}, (64,)),
     "rezero": ("rezero_mlp", {"inputs": 6, "width": 8, "layers": 4}, (6,)),
     "tabular": ("tabular_resnet", {}, (8,)),
@@ -53,7 +56,7 @@ SMALL = {
     "dirac": ("dirac", {"depth": 10, "widen": 1}, (3, 16, 16)),
     "dirac, deployed": ("dirac", {"depth": 10, "widen": 1, "deployed": True}, (3, 16, 16)),
 }
-BIG = ("deep stem", "resnet A", "resnet B", "resnet C", "resnet D", "bottlenecks", "groups")
+BIG = ("fpn", "deep stem", "resnet A", "resnet B", "resnet C", "resnet D", "bottlenecks", "groups")
 
 #: here shortcuts put another value in the place of the one along the chain, which has other sizes without them
 REPLACING = ("u-net++", "fpn")
