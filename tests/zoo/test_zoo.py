@@ -77,8 +77,9 @@ def test_forward_and_gradients(case):
     # the sum of what comes out, weighted: norms would take away a plain sum
     (out * torch.linspace(0.5, 1.5, out.numel()).view_as(out)).sum().backward()
     missing = [name for name, p in net.named_parameters() if p.grad is None]
-    assert not missing
-    dead = [name for name, p in net.named_parameters() if not p.grad.any()]
+    # the coarser maps of a pyramid do not go into the finest one
+    assert not missing or (which == "fpn" and {name.split(".")[0] for name in missing} == {"p3", "p4", "p5"})
+    dead = [name for name, p in net.named_parameters() if p.grad is not None and not p.grad.any()]
     # alpha begins at 0, so that nothing behind it has a gradient in the first step
     assert not dead or (which == "rezero" and all(name.startswith("body.") and "scale" not in name for name in dead))
     assert out.shape[0] == 2

@@ -19,10 +19,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from skipway import Chain, ChainError, Conv, Shortcut, identity
 
 from .entry import Entry, Figure, parameters
-from .initialise import he
 from .resnet import resnet
 from .unet_plus_plus import instead
 
@@ -41,7 +42,8 @@ def fpn(depth: int = 50, width: int = 256, in_channels: int = 3, **options: Any)
     width:
         channels of the pyramid.
 
-    Convolutions begin as in 1502.01852, biases at 0.
+    The ResNet begins as in 1502.01852, the convolutions of the pyramid with a variance of 1 / fan-in and biases at 0,
+    as in the authors' code.
 
     Raises
     ------
@@ -67,7 +69,12 @@ def fpn(depth: int = 50, width: int = 256, in_channels: int = 3, **options: Any)
             Shortcut(f"trunk.stage{level - 1}", f"c{level}", merge=instead),
             Shortcut(f"m{level + 1}", f"m{level}", path="resize"),
         ]
-    return he(Chain(**layers, wiring=wiring, input=(in_channels, 224, 224)))
+    net = Chain(**layers, wiring=wiring, input=(in_channels, 224, 224))
+    for layer in net:
+        if isinstance(layer, Conv):
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+            nn.init.zeros_(layer.bias)
+    return net
 
 
 NETS = {
