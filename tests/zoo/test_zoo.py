@@ -55,6 +55,8 @@ SMALL = {
     "mobileone": ("mobileone", {"num_classes": 5, "variant": "s1"}, (3, 40, 40)),
     "dirac": ("dirac", {"depth": 10, "widen": 1}, (3, 16, 16)),
     "dirac, deployed": ("dirac", {"depth": 10, "widen": 1, "deployed": True}, (3, 16, 16)),
+    "pyramid": ("pyramidnet", {"depth": 8, "alpha": 9}, (3, 15, 15)),
+    "pyramid, bottlenecks": ("pyramidnet", {"depth": 11, "alpha": 9, "bottleneck": True}, (3, 16, 16)),
 }
 BIG = ("fpn", "deep stem", "resnet A", "resnet B", "resnet C", "resnet D", "bottlenecks", "groups")
 

@@ -21,6 +21,7 @@ from .hourglass import hourglass
 from .linknet import linknet
 from .mlp import cascade, highway, lang_witbrock, rezero_mlp, tabular_resnet
 from .published import Check, check
+from .pyramidnet import pyramidnet
 from .registry import make, names
 from .repvgg import mobileone, repvgg
 from .resnet import (
@@ -41,7 +42,7 @@ __all__ = [
     "ChannelNorm", "Check", "Count", "Embedding", "Heads", "cascade", "check", "cifar_densenet", "cifar_resnet",
     "cifar_resnext", "convnext", "count", "densenet121", "densenet161", "densenet169", "densenet201", "densenet264",
     "dirac", "diracnet", "first_token", "fpn", "highway", "hourglass", "instead", "lang_witbrock", "linknet", "load",
-    "make", "mobileone", "names", "preact_resnet", "repvgg", "resnet18", "resnet34", "resnet50", "resnet101",
-    "resnet152", "resnet_d", "resnext", "rezero_mlp", "tabular_resnet", "tokens", "unet", "unet_plus_plus", "vit",
-    "wide_resnet", "wide_resnet50_2", "wide_resnet101_2",
+    "make", "mobileone", "names", "preact_resnet", "pyramidnet", "repvgg", "resnet18", "resnet34", "resnet50",
+    "resnet101", "resnet152", "resnet_d", "resnext", "rezero_mlp", "tabular_resnet", "tokens", "unet", "unet_plus_plus",
+    "vit", "wide_resnet", "wide_resnet50_2", "wide_resnet101_2",
 ]  # fmt: skip
