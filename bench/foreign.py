@@ -1,8 +1,8 @@
 """Weights of torchvision and timm in the nets of the zoo: the outputs of both, side by side.
 
 Each peer gets weights and batch-norm statistics that are far from its initial ones, drawn from the names of its state
-dict; ``zoo.load`` takes them over; both see the same images in eval mode. The relative difference is that of the largest
-output.
+dict; ``zoo.load`` takes them over; both see the same images in eval mode. The largest difference is told relative to
+the largest output.
 
     python bench/foreign.py [--only densenet] [--double] [--record]
 
@@ -134,17 +134,16 @@ def compare(case: Case, double: bool, record: bool) -> tuple[int, float]:
     """How many tensors were loaded, and the relative difference of the outputs."""
     from skipway import zoo
 
-    theirs = peer(case).eval()
+    theirs = peer(case).eval().double()
     shapes = {name: tuple(tensor.shape) for name, tensor in theirs.state_dict().items()}
     state = weights(shapes)
     theirs.load_state_dict(state)
-    mine = zoo.make(case.net, **case.options).eval()
+    mine = zoo.make(case.net, **case.options).eval().double()
     report = zoo.load(mine, state)
     x = images(case.size)
     with torch.no_grad():
         if record:
-            output = theirs.double()(x)
-            text = json.dumps({"shapes": shapes, "output": told(output)}, separators=(",", ":"))
+            text = json.dumps({"shapes": shapes, "output": told(theirs(x))}, separators=(",", ":"))
             DATA.mkdir(exist_ok=True)
             case.file.write_bytes(gzip.compress(text.encode(), mtime=0))
         dtype = torch.float64 if double else torch.float32

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from skipway import Chain, ChainError
 
-from .match import COUNTER, By, Part, match, ours, parts
+from .match import COUNTER, By, Kind, Part, match, ours, parts
 from .registry import ENTRIES
 
 #: what training scripts put around a state dict
@@ -119,10 +120,6 @@ def load(net: Chain, state_dict: Mapping[str, Any], *, head: bool = True) -> Rep
     """
     theirs = _tensors(state_dict)
     mine = dict(net.state_dict())
-    if any(tensor.is_meta for tensor in mine.values()):
-        raise ChainError(
-            "this net is on the meta device, so it has nothing to load into: net.to_empty(device=...) first"
-        )
     own, foreign, skipped = ours(net, mine), parts(theirs), []
     kept = [key for part in own for key in part.keys.values()]
     if not head:
@@ -134,6 +131,10 @@ def load(net: Chain, state_dict: Mapping[str, Any], *, head: bool = True) -> Rep
     missing, left = _surplus(own, foreign), _surplus(foreign, own)
     if missing or left:
         raise ChainError(_difference(own, foreign, missing, left))
+    if any(tensor.is_meta for tensor in mine.values()):
+        raise ChainError(
+            "this net is on the meta device, so it has nothing to load into: net.to_empty(device=...) first"
+        )
 
     names = [key for key in theirs if not key.endswith(COUNTER)]
     moves, entries = [], []
@@ -184,15 +185,36 @@ def _head(own: Sequence[Part]) -> Part:
 
 
 def _surplus(some: Sequence[Part], others: Sequence[Part]) -> list[Part]:
-    """Parts of ``some`` that are more, of their kind, than ``others`` have: the last ones."""
+    """Parts of ``some`` that are more, of their kind, than ``others`` have: first those where the rows differ."""
     room = Counter(part.kind for part in others)
+    more = {kind: count - room[kind] for kind, count in Counter(part.kind for part in some).items()}
+    if not any(count > 0 for count in more.values()):
+        return []
+    alike = _common([p.kind for p in some], [p.kind for p in others])
     surplus = []
-    for part in some:
-        if room[part.kind]:
-            room[part.kind] -= 1
+    for i in [i for i in range(len(some)) if i not in alike] + sorted(alike, reverse=True):
+        if more[some[i].kind] > 0:
+            more[some[i].kind] -= 1
+            surplus.append(i)
+    return [some[i] for i in sorted(surplus)]
+
+
+def _common(row: Sequence[Kind], other: Sequence[Kind]) -> set[int]:
+    """Places of a row that are in its longest common subsequence with another one."""
+    length = [[0] * (len(other) + 1) for _ in range(len(row) + 1)]
+    for i, j in product(range(len(row) - 1, -1, -1), range(len(other) - 1, -1, -1)):
+        same = row[i] == other[j]
+        length[i][j] = length[i + 1][j + 1] + 1 if same else max(length[i + 1][j], length[i][j + 1])
+    found, i, j = set(), 0, 0
+    while i < len(row) and j < len(other):
+        if row[i] == other[j]:
+            found.add(i)
+            i, j = i + 1, j + 1
+        elif length[i + 1][j] >= length[i][j + 1]:
+            i += 1
         else:
-            surplus.append(part)
-    return surplus
+            j += 1
+    return found
 
 
 def _form(part: Part) -> frozenset[tuple[str, int, tuple[int, ...]]]:
@@ -211,6 +233,7 @@ def _difference(own: Sequence[Part], foreign: Sequence[Part], missing: list[Part
     ]
     missing = [part for part in missing if _form(part) not in equal]
     left = [part for part in left if _form(part) not in equal]
+    lacking, extra = _keys_apart(missing, left)
 
     lines = ["the state dict does not fit this net, which is as it was:"]
     shapes = [
@@ -221,8 +244,8 @@ def _difference(own: Sequence[Part], foreign: Sequence[Part], missing: list[Part
     ]
     for what, items in (
         ("of another shape", shapes),
-        ("missing in the state dict", _keys(missing)),
-        ("left over in the state dict", _keys(left)),
+        ("missing in the state dict", lacking),
+        ("left over in the state dict", extra),
     ):
         if items:
             more = [f"... and {len(items) - SHOWN} more"] if len(items) > SHOWN else []
@@ -230,8 +253,27 @@ def _difference(own: Sequence[Part], foreign: Sequence[Part], missing: list[Part
     return "\n".join([*lines, *(f"  {hint}" for hint in _hints(own, foreign, missing, left, misshapen))])
 
 
-def _keys(held: Sequence[Part]) -> list[str]:
-    return [f"{key} {part.shapes[role]}" for part in held for role, key in part.keys.items() if role != COUNTER]
+def _keys_apart(missing: Sequence[Part], left: Sequence[Part]) -> tuple[list[str], list[str]]:
+    """The keys that one side lacks and the other has too many. Of two parts that agree as far as they go, the rest."""
+    lacking, extra, open_ = [], [], list(left)
+    for part in missing:
+        like = next((other for other in open_ if _agree(part, other)), None)
+        if like is not None:
+            open_.remove(like)
+            extra += _keys(like, but=part)
+        lacking += _keys(part, but=like)
+    return lacking, extra + [key for part in open_ for key in _keys(part)]
+
+
+def _agree(a: Part, b: Part) -> bool:
+    mine, theirs = dict(a.kind), dict(b.kind)
+    common = mine.keys() & theirs.keys()
+    return bool(common) and all(mine[role] == theirs[role] for role in common)
+
+
+def _keys(part: Part, but: Part | None = None) -> list[str]:
+    known = {COUNTER, *(but.keys if but else ())}
+    return [f"{key} {part.shapes[role]}" for role, key in part.keys.items() if role not in known]
 
 
 def _hints(

@@ -2,9 +2,9 @@
 
 The names of a state dict are a tree. A node of it is known by what it holds, the kinds and shapes of all parts under it
 (its *content*), so that ``downsample.0`` and ``downsample.1`` in one library and a shortcut's path in another are the
-same thing under any name and in any order. Nodes of equal content are paired; what finds no partner is opened, and what
-is inside is paired. Only where siblings have equal content, such as the blocks of a stage, do numbers in their names
-decide, and where those say nothing the order.
+same thing under any name and in any order. From the largest down, nodes of equal content are paired; what finds no
+partner is opened, and what is inside is paired. Only where nodes have equal content, such as the blocks of a stage, do
+the numbers in their names decide, and where those say nothing the order.
 """
 
 from __future__ import annotations
@@ -162,24 +162,20 @@ def _pairs(mine: list[Node], theirs: list[Node], by: By, alphabetical: bool) -> 
         return
     mine, theirs = (side[0].opened() if len(side) == 1 else side for side in (mine, theirs))
     while mine:
-        here, there = _grouped(mine), _grouped(theirs)
-        settled = [c for c in here if len(here[c]) == len(there.get(c, ()))]
-        rows = [([[a] for a in here[c]], [[b] for b in there[c]]) for c in settled]
-        mine, theirs = ([node for node in side if node.content not in settled] for side in (mine, theirs))
-        if not rows:
-            largest = max([*mine, *theirs], key=lambda node: len(node.held)).content
+        # the largest first: what is still inside another node could be the partner of a small one
+        largest = max([*mine, *theirs], key=lambda node: len(node.held)).content
+        rows = [[[node] for node in side if node.content == largest] for side in (mine, theirs)]
+        if len(rows[0]) != len(rows[1]):
             # what has a name of its own on one side may be a row of neighbours on the other
-            row = _runs(mine, largest), _runs(theirs, largest)
-            if len(row[0]) == len(row[1]):
-                rows = [row]
-                mine, theirs = (_without(side, runs) for side, runs in zip((mine, theirs), row, strict=True))
-            else:
-                mine, theirs = _opened(mine, largest), _opened(theirs, largest)
-        for own, foreign in rows:
-            foreign, told = _in_turn(foreign, alphabetical)
-            weakest = max(by, told, key=_WEAKER.__getitem__)
-            for a, b in zip(own, foreign, strict=True):
-                yield from _pairs(a, b, weakest, alphabetical)
+            rows = [_runs(side, largest) for side in (mine, theirs)]
+        if len(rows[0]) != len(rows[1]):
+            mine, theirs = _opened(mine, largest), _opened(theirs, largest)
+            continue
+        mine, theirs = (_without(side, runs) for side, runs in zip((mine, theirs), rows, strict=True))
+        foreign, told = _in_turn(rows[1], alphabetical)
+        weakest = max(by, told, key=_WEAKER.__getitem__)
+        for a, b in zip(rows[0], foreign, strict=True):
+            yield from _pairs(a, b, weakest, alphabetical)
 
 
 def _opened(side: list[Node], wanted: Content) -> list[Node]:
@@ -190,13 +186,6 @@ def _opened(side: list[Node], wanted: Content) -> list[Node]:
 def _without(side: list[Node], runs: list[list[Node]]) -> list[Node]:
     gone = {id(node) for run in runs for node in run}
     return [node for node in side if id(node) not in gone]
-
-
-def _grouped(side: Iterable[Node]) -> dict[Content, list[Node]]:
-    groups: dict[Content, list[Node]] = {}
-    for node in side:
-        groups.setdefault(node.content, []).append(node)
-    return groups
 
 
 def _runs(side: Sequence[Node], wanted: Content) -> list[list[Node]]:
