@@ -33,7 +33,7 @@ def __getattr__(name: str) -> Any:
 
     if name in _FROM_TRAIN:
         return getattr(import_module("skipway.train"), name)
-    if name in ("data", "study", "train", "zoo"):
+    if name in ("data", "deploy", "study", "train", "zoo"):
         return import_module(f"skipway.{name}")
     raise AttributeError(f"module 'skipway' has no attribute {name!r}")
 
@@ -45,7 +45,7 @@ __all__ = [
     "MaxPool", "OpenChainError", "Orthogonal", "Pad", "Parallel", "Project", "Ramp", "Resize", "Shake", "ShakeDrop",
     "ShapeError", "Shortcut", "Skip", "SkipwayError", "Slice", "SqueezeExcite", "Swapout", "TrainError", "Warmup",
     "Weighted",
-    "cross", "crossentropy", "data", "dense", "evaluate", "every", "fit", "from_input", "gelu", "global_drop_path",
-    "identity", "log2", "logitcrossentropy", "onecold", "onehot", "relu", "set_step", "sigmoid", "silu", "sliding",
-    "softmax", "study", "tanh", "throttle", "tie", "train", "unet", "zoo",
+    "cross", "crossentropy", "data", "dense", "deploy", "evaluate", "every", "fit", "from_input", "gelu",
+    "global_drop_path", "identity", "log2", "logitcrossentropy", "onecold", "onehot", "relu", "set_step", "sigmoid",
+    "silu", "sliding", "softmax", "study", "tanh", "throttle", "tie", "train", "unet", "zoo",
 ]  # fmt: skip
