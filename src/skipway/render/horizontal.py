@@ -5,19 +5,51 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .arcs import Arch, levels, rise
-from .fold import View
+from .fold import Cell, View
 from .legend import add_legend, add_title
-from .parts import Merge, Thickness, band_titles, category, common, features, merges, on_arc, shape, tips
-from .scene import SIGN, Box, Line, Rect, Ref, Scene, Sign, Step, Text, cut, sign_half, text_width
+from .parts import (
+    Merge,
+    Thickness,
+    arc_look,
+    arriving,
+    band_title,
+    band_titles,
+    category,
+    common,
+    leaving,
+    merges,
+    on_arc,
+    shape,
+    tips,
+    title_of,
+)  # fmt: skip
+from .scene import (
+    SIGN,
+    Box,
+    Line,
+    Rect,
+    Ref,
+    Scene,
+    Sign,
+    Step,
+    Text,
+    arrow,
+    cut,
+    is_bold,
+    sign_half,
+    text_width,
+)  # fmt: skip
 
 #: a drawing whose words stand upright may be as wide as this; wider ones turn them, and then say all in one line
 ROOMY = 1240
 LOOSE = 2400
 LABEL = 10.5
-#: of so many arches each is drawn faint, so that one sees through them
-FAINT = 400
 _STEP, _STEP_LABELLED = 13.0, 25.0
 _FAN = 300.0
+
+
+#: words of a line: (text, kind)
+Spans = tuple[tuple[str, str], ...]
 
 
 @dataclass(eq=False)
@@ -30,7 +62,7 @@ class Stop:
     """Half the length of its mark."""
     room: float
     """Half the width of its column."""
-    lines: list[tuple[tuple[str, str], ...]] = field(default_factory=list)
+    lines: list[Spans] = field(default_factory=list)
     x: float = 0
     after: float = 0
     """Where a shortcut leaves the line after it."""
@@ -74,34 +106,12 @@ class Horizontal:
         self.last_of: dict[int, Stop] = {}
         self.merge_of: dict[int, Stop] = {}
         for i, cell in enumerate(self.view.cells):
-            named = not cell.title.isdigit() and cell.kind in ("layer", "closed")
-            title = cut(cell.title, 11, 130, named)
-            name = (title, "name" if named else "index")
-            about = [shape(cell.shape), f"{cell.count:,}" if cell.count else ""]
-            told = cut(cell.what, 11, 230)
-            if self.turned:
-                first = ((name[0] + "  ", name[1]), (told, "what")) if cell.kind != "gap" else ((told, "what"),)
-                lines = [first, ((" · ".join(a for a in about if a), "muted"),)]
-                half, room = 8.0, 14.5
-                if self.tight:
-                    lines = [(*first, ("  " + lines[1][0][0], "muted"))]
-                    room = 7.0
-            elif cell.kind == "input":
-                lines = [(("input", "what"),), ((about[0], "muted"),)]
-                lines[1] = ((cell.shape, "muted"),)
-                half = text_width("input", 11) / 2 + 8
-                room = max(half, text_width(cell.shape, 10) / 2)
-            else:
-                about = [cell.shape, f"{cell.count:,} parameters" if cell.count else ""]
-                lines = [(name,), *(((a, "muted"),) for a in about if a)]
-                half = text_width(told, 11) / 2 + 9
-                room = max([half, *(sum(text_width(t, 11, named) for t, _ in line) / 2 for line in lines)])
-            box = Stop(i, None, half, room + (1.5 if self.tight else 2), lines)
+            box = self._upright(i, cell) if not self.turned else self._running_down(i, cell)
             self.stops.append(box)
             self.box_of[i] = self.last_of[i] = box
             for merge in merges(self.view, i, self.number):
                 half = sign_half(merge.word, self.sign)
-                below = [((s, "gain"),) for s in merge.says]
+                below: list[Spans] = [((s, "gain"),) for s in merge.says]
                 room = max([half, *(text_width(s, 10) / 2 for s in merge.says)])
                 if self.turned:
                     below = [((" · ".join(merge.says), "gain"),)] if merge.says else []
@@ -110,6 +120,23 @@ class Horizontal:
                 self.stops.append(stop)
                 self.last_of[i] = stop
                 self.merge_of.update(dict.fromkeys(merge.links, stop))
+
+    def _upright(self, i: int, cell: Cell) -> Stop:
+        lines: list[Spans] = [((cell.shape, "muted"),)]
+        half = text_width(cut(cell.what, 11, 230) or cell.title, 11) / 2 + 9
+        if cell.kind != "input":
+            lines.insert(0, (title_of(cell),))
+            lines += [((f"{cell.count:,} parameters", "muted"),)] if cell.count else []
+        room = max([half, *(text_width(t, 11, is_bold(k)) / 2 for line in lines for t, k in line)])
+        return Stop(i, None, half, room + 2, lines)
+
+    def _running_down(self, i: int, cell: Cell) -> Stop:
+        name, told = title_of(cell), (cut(cell.what, 11, 230), "what")
+        about = " · ".join([shape(cell.shape), *([f"{cell.count:,}"] if cell.count else [])])
+        first: Spans = ((name[0] + "  ", name[1]), told) if cell.kind != "gap" else (told,)
+        if self.tight:
+            return Stop(i, None, 8.0, 8.5, [(*first, (f"  {about}", "muted"))])
+        return Stop(i, None, 8.0, 16.5, [first, ((about, "muted"),)])
 
     def _place(self) -> float:
         x = 0.0
@@ -235,37 +262,24 @@ class Horizontal:
 
     def _spine(self) -> None:
         for stop, following in zip(self.stops, [*self.stops[1:], None], strict=True):
-            node = self.view.cells[stop.cell].row.node
-            merged = stop is self.last_of[stop.cell]
-            form = None if node is None else node.form if merged else node.arrival
+            cell = self.view.cells[stop.cell]
+            width = leaving(cell) if stop is self.last_of[stop.cell] else arriving(cell)
             end = following.x if following is not None else stop.after + 6
-            self.scene.lines.append(
-                Line(
-                    (("M", stop.x, self.y), ("L", end, self.y)), "spine", self.thick(features(form)), ("row", stop.cell)
-                )
-            )
-        last = self.stops[-1].after + 6
-        self.scene.lines.append(arrow(last + 7, self.y, "right", "spine head"))
+            steps: tuple[Step, ...] = (("M", stop.x, self.y), ("L", end, self.y))
+            self.scene.lines.append(Line(steps, "spine", self.thick(width), ("row", stop.cell)))
+        self.scene.lines.append(arrow(self.stops[-1].after + 13, self.y, "right", "spine head"))
 
     def _arc(self, i: int, arch: Arch) -> None:
-        link = self.view.links[i]
-        node = self.view.cells[link.start].row.node
-        width = self.thick(features(node.form if node is not None else None), 1.1, 2.6)
-        if self.level is None:
-            width = max(0.35, min(width, 60 / len(self.view.links) ** 0.6))
-        steps = tuple(self._turn(step) for step in arch.steps())
-        kind = f"arc {link.words.merge}" + (" loose" if link.leaves_inside or link.ends_inside else "")
-        kind += " faint" if len(self.view.links) > FAINT else ""
-        self.scene.lines.append(Line(steps, kind, width, ("arc", i)))
-        if self.level is not None or link.ends_inside or self.merge_of[i].merge.links[-1] == i:  # type: ignore[union-attr]
-            self.scene.lines.append(
-                arrow(arch.end, self.y - arch.head + 2.5, "down", f"arc {link.words.merge} head", ("arc", i))
-            )
+        link, ref = self.view.links[i], ("arc", i)
+        kind, width = arc_look(self.view, link, self.thick, self.level is not None)
+        self.scene.lines.append(Line(tuple(self._turn(step) for step in arch.steps()), kind, width, ref))
+        merge = None if link.ends_inside else self.merge_of[i].merge
+        if self.level is not None or merge is None or merge.links[-1] == i:  # one head where many come in
+            tip = self.y - arch.head + 2.5
+            self.scene.lines.append(arrow(arch.end, tip, "down", f"arc {link.words.merge} head", ref))
         if i in self.label_at:
-            at = (self.label_at[i], self.y - arch.top - 6)
-            self.scene.texts.append(
-                Text(*at, ((self.label[i], f"label {link.words.merge}"),), LABEL, "middle", ref=("arc", i))
-            )
+            spans = ((self.label[i], f"label {link.words.merge}"),)
+            self.scene.texts.append(Text(self.label_at[i], self.y - arch.top - 6, spans, LABEL, "middle", ref=ref))
 
     def _turn(self, step: Step) -> Step:
         kind, *at = step
@@ -294,78 +308,38 @@ class Horizontal:
         return max([low, *(t.box.bottom for t in self.scene.texts)])
 
     def _mark(self, stop: Stop, kind: str, ref: Ref) -> None:
+        """The layer on the line: a box with its kind, or a small one where the words run down."""
         cell = self.view.cells[stop.cell]
         if self.turned:
-            node = cell.row.node
-            tall = self.thick(
-                features(node.arrival if node is not None and node.index else node.form if node else None),
-                12,
-                2 * self.half - 4,
-            )
-            wide = 16.0 if kind in ("weights", "closed", "gap") else 12.0 if kind != "act" else 9.0
-            if kind == "input":
-                wide, tall = 6.0, tall + 2
-            self.scene.rects.append(Rect(Box(stop.x - wide / 2, self.y - tall / 2, wide, tall), kind, 3, ref))
-            return
-        tall = 24.0 if kind == "input" else 2 * self.half
-        self.scene.rects.append(
-            Rect(
-                Box(stop.x - stop.half, self.y - tall / 2, 2 * stop.half, tall), kind, 12 if kind == "input" else 6, ref
-            )
-        )
-        if kind != "input":
-            told = cut(cell.what, 11, 230)
-            self.scene.texts.append(Text(stop.x, self.y + 4, ((told, "what"),), 11, "middle", ref=ref))
+            tall = self.thick(arriving(cell), 12, 2 * self.half - 4)
+            wide = {"weights": 16.0, "closed": 16.0, "gap": 16.0, "act": 9.0, "input": 6.0}.get(kind, 12.0)
+            box, radius = Box(stop.x - wide / 2, self.y - tall / 2, wide, tall), 3
         else:
-            self.scene.texts.append(Text(stop.x, self.y + 4, (("input", "what"),), 11, "middle", ref=ref))
-            stop.lines = stop.lines[1:]
+            tall, radius = (24.0, 12) if kind == "input" else (2 * self.half, 6)
+            box = Box(stop.x - stop.half, self.y - tall / 2, 2 * stop.half, tall)
+            told = "input" if kind == "input" else cut(cell.what, 11, 230)
+            self.scene.texts.append(Text(stop.x, self.y + 4, ((told, "what"),), 11, "middle", ref=ref))
+        self.scene.rects.append(Rect(box, kind, radius, ref))
 
     def _bands(self, bottom: float) -> float:
+        """Frames behind what belongs together, the name of each below it; returns how far down they reach."""
         bands = self.view.bands
         if not bands:
             return bottom + 6
         deep = max(b.depth for b in bands)
-        top = self.y - self.half - 5
         shapes = []
         for i, band in enumerate(bands):
             first, last = self.box_of[band.first], self.last_of[band.last]
-            inset = 5.0 * (deep - band.depth) + 1
-            left = first.x - first.room - (2.0 if self.turned else 4.0) - min(inset, 6) * 0.5
-            right = last.x + last.room + (2.0 if self.turned else 4.0) + min(inset, 6) * 0.5
-            low = bottom + 6 + 16 * (deep - band.depth) + 15
+            inset, wide = 5.0 * (deep - band.depth) + 1, 2.0 if self.turned else 4.0
+            wide += min(inset, 6) * 0.5
+            left, right = first.x - first.room - wide, last.x + last.room + wide
+            top, low = self.y - self.half - 5 - inset, bottom + 21 + 16 * (deep - band.depth)
+            for back in (5.0, 2.5) if band.times > 1 else ():  # a stack of cards
+                box = Box(left + back, top - back, right - left, low - top)
+                shapes.append(Rect(box, "stack", 8, ("band", i)))
             kind = f"band {'repeat' if band.times > 1 else 'plain'} d{band.depth % 2}"
-            for back in (2, 1) if band.times > 1 else ():
-                shapes.append(
-                    Rect(
-                        Box(left + 2.5 * back, top - inset - 2.5 * back, right - left, low - top + inset),
-                        "stack",
-                        8,
-                        ("band", i),
-                    )
-                )
-            shapes.append(Rect(Box(left, top - inset, right - left, low - top + inset), kind, 8, ("band", i)))
-            room = right - left - 10
-            ways = band_titles(band)
-            spans = next((w for w in ways if sum(text_width(t, 10, k != "muted") for t, k in w) <= room), None)
-            if spans is None:
-                spans = tuple((t, k) for t, k in ways[-1] if k == "times")
-                spans += tuple(
-                    (cut(t, 10, room - sum(text_width(x, 10, True) for x, _ in spans), True), k)
-                    for t, k in ways[-1]
-                    if k == "name"
-                )
-            self.scene.texts.append(Text(left + 5, low - 4.5, tuple(s for s in spans if s[0]), 10, ref=("band", i)))
+            shapes.append(Rect(Box(left, top, right - left, low - top), kind, 8, ("band", i)))
+            spans = band_title(band, right - left - 10)
+            self.scene.texts.append(Text(left + 5, low - 4.5, spans, 10, ref=("band", i)))
         self.scene.rects = shapes + self.scene.rects
-        return bottom + 6 + 16 * (deep + 1) + 4
-
-
-def arrow(x: float, y: float, way: str, kind: str, ref: Ref = None) -> Line:
-    """A small arrow head with its tip at ``(x, y)``."""
-    if way == "right":
-        corners = [(x, y), (x - 7, y - 4.5), (x - 7, y + 4.5)]
-    elif way == "down":
-        corners = [(x, y), (x - 3.2, y - 6), (x + 3.2, y - 6)]
-    else:
-        corners = [(x, y), (x + 6, y - 3.2), (x + 6, y + 3.2)]
-    steps = [("M" if k == 0 else "L", round(a, 1), round(b, 1)) for k, (a, b) in enumerate([*corners, corners[0]])]
-    return Line(tuple(steps), kind, 0.5, ref)
+        return bottom + 26 + 16 * deep

@@ -121,7 +121,7 @@ def label(edge: Edge) -> str:
 
 
 def words(edge: Edge) -> Words:
-    """What a shortcut does, part by part. Recipes that are not known here go by their word or the name of their class."""
+    """What a shortcut does, part by part. Recipes unknown here go by their word or the name of their class."""
     shortcut, connection = edge.shortcut, edge.connection
     path, drop = as_path(shortcut.path), shortcut.drop
     return Words(
@@ -140,7 +140,7 @@ def _word(recipe: Any) -> str:
 
 
 def _path(path: Any, made: Any) -> str:
-    """The path; a projection with its widths and stride, several steps one after the other, nothing for the identity."""
+    """The path: a projection with its widths and stride, several steps in a row, nothing for the identity."""
     if made is None or isinstance(path, Identity):
         return ""
     steps = getattr(path, "steps", None)

@@ -1,4 +1,4 @@
-"""What both directions of a drawing say: what a row is called, which merges it has, what stands on an arc, the legend."""
+"""What both directions of a drawing say: the merges of a row, what stands on an arc, titles, the legend."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from skipway.value import Form
 
 from .fold import Band, Cell, Link, View
-from .scene import SIGNS
+from .scene import SIGNS, cut, is_bold, text_width
 
 _SAYS = {
     "add": "add", "sub": "subtract the branch", "mul": "multiply", "cat": "concatenate", "mean": "mean",
@@ -89,6 +89,30 @@ class Thickness:
         return least + (most - least) * min(1.0, place)
 
 
+def leaving(cell: Cell) -> int | None:
+    """Features of the value of a cell."""
+    return features(cell.row.node.form) if cell.row.node is not None else None
+
+
+def arriving(cell: Cell) -> int | None:
+    """Features of what its layer puts out, before the merges."""
+    node = cell.row.node
+    return leaving(cell) if node is None or not node.index else features(node.arrival)
+
+
+#: of so many shortcuts each is drawn faint, so that one sees through them
+_FAINT = 400
+
+
+def arc_look(view: View, link: Link, thick: Thickness, levels: bool) -> tuple[str, float]:
+    """The kind and the thickness of the line of a shortcut."""
+    width = thick(leaving(view.cells[link.start]), 1.1, 2.6)
+    if not levels:
+        width = max(0.35, min(width, 60 / len(view.links) ** 0.6))
+    loose = " loose" if link.leaves_inside or link.ends_inside else ""
+    return f"arc {link.words.merge}{loose}" + (" faint" if len(view.links) > _FAINT else ""), width
+
+
 _WEIGHTS = ("Dense", "Conv", "Linear", "Bilinear", "Embedding", "RNN", "LSTM", "GRU", "Attention")
 _ACTS = (
     "relu", "gelu", "silu", "swish", "tanh", "sigmoid", "softmax", "mish", "elu", "selu", "softplus", "leakyrelu",
@@ -147,6 +171,23 @@ def band_titles(band: Band) -> list[tuple[tuple[str, str], ...]]:
         (*times, name, (until, "muted")),
         (*times, name),
     ]
+
+
+def band_title(band: Band, room: float) -> tuple[tuple[str, str], ...]:
+    """The longest way to write the title of a band that fits; its number first, then its name, cut if need be."""
+    ways = band_titles(band)
+    for way in ways:
+        if sum(text_width(t, 10, is_bold(k)) for t, k in way) <= room:
+            return tuple(span for span in way if span[0])
+    times = tuple(span for span in ways[-1] if span[1] == "times")
+    left = room - sum(text_width(t, 10, True) for t, _ in times)
+    return (*times, *((cut(t, 10, left, True), k) for t, k in ways[-1] if k == "name"))
+
+
+def title_of(cell: Cell) -> tuple[str, str]:
+    """The name of a layer, or in grey its position."""
+    named = cell.kind in ("layer", "closed") and not cell.title.isdigit()
+    return cut(cell.title, 11, 130, named), "name" if named else "index"
 
 
 def head(chain: Any, plan: Any, parameters: int) -> list[tuple[str, str]]:

@@ -41,10 +41,10 @@ def _paint(axes: Any, scene: Scene, colours: Theme) -> None:
             FancyBboxPatch((x, y), w, h, boxstyle=style, fc=fill, ec=stroke, lw=1, ls=dash, zorder=z, clip_on=False)
         )
 
-    for k, r in enumerate(scene.rects):
-        behind = r.kind.split()[0] in ("band", "stack")
+    for k, rect in enumerate(scene.rects):
+        behind = rect.kind.split()[0] in ("band", "stack")
         z = 1 + k / (len(scene.rects) + 1) if behind else 5.0
-        box(r.box.x, r.box.y, r.box.w, r.box.h, r.radius, r.kind.removeprefix("band "), z)
+        box(rect.box.x, rect.box.y, rect.box.w, rect.box.h, rect.radius, rect.kind.removeprefix("band "), z)
     _strokes(axes, scene.lines, colours)
     for sign in scene.signs:
         if sign.word in SIGNS:
@@ -80,19 +80,9 @@ def _strokes(axes: Any, lines: list[Line], colours: Theme) -> None:
         shapes.append(Shape(vertices, codes))
         widths.append(line.width)
     for (colour, loose, head, spine, faint), (shapes, widths) in looks.items():
-        fill = colour if head else "none"
-        dash = (0, (3, 2)) if loose and not head else "-"
-        axes.add_collection(
-            PathCollection(
-                shapes,
-                facecolors=fill,
-                edgecolors=colour,
-                linewidths=widths,
-                linestyles=dash,
-                alpha=0.45 if faint else None,
-                zorder=3 if spine else 4,
-            )  # fmt: skip
-        )
+        look: dict[str, Any] = {"facecolors": colour if head else "none", "edgecolors": colour, "linewidths": widths}
+        look |= {"linestyles": (0, (3, 2)) if loose and not head else "-", "alpha": 0.45 if faint else None}
+        axes.add_collection(PathCollection(shapes, **look, zorder=3 if spine else 4))
 
 
 def _write(axes: Any, text: Text, colours: Theme) -> None:

@@ -194,3 +194,15 @@ SIGNS: dict[str, list[list[tuple[float, float]]]] = {
     "min": [[(-0.5, -0.35), (0, 0.45), (0.5, -0.35)]],
     "gate": [[(-0.6, 0.4), (-0.2, 0.38), (-0.02, 0.18), (0.02, -0.18), (0.2, -0.38), (0.6, -0.4)]],
 }
+
+
+def arrow(x: float, y: float, way: str, kind: str, ref: Ref = None) -> Line:
+    """A small arrow head with its tip at ``(x, y)``."""
+    if way == "right":
+        corners = [(x, y), (x - 7, y - 4.5), (x - 7, y + 4.5)]
+    elif way == "down":
+        corners = [(x, y), (x - 3.2, y - 6), (x + 3.2, y - 6)]
+    else:
+        corners = [(x, y), (x + 6, y - 3.2), (x + 6, y + 3.2)]
+    steps = [("M" if k == 0 else "L", round(a, 1), round(b, 1)) for k, (a, b) in enumerate([*corners, corners[0]])]
+    return Line(tuple(steps), kind, 0.5, ref)

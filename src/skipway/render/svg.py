@@ -8,31 +8,39 @@ from xml.sax.saxutils import escape, quoteattr
 from .scene import SIGNS, Line, Rect, Ref, Scene, Sign, Step, Text, cut, is_bold
 from .theme import FONT, LIGHT, THEMES, css
 
-_STATIC = (
-    "svg.skipway text{font-family:%s;white-space:pre}"
-    "svg.skipway .arc,svg.skipway .l-spine{fill:none}svg.skipway .arc{stroke-linecap:round}"
-    "svg.skipway .loose{stroke-dasharray:4 3}svg.skipway .gap{stroke-dasharray:3 3}"
-    "svg.skipway .faint{stroke-opacity:.45}svg.skipway .repeat{stroke-dasharray:6 3}svg.skipway .s{fill:none;stroke-width:1.7;stroke-linecap:round}"
-    "svg.skipway .b{font-weight:600}svg.skipway g.arc:hover path{stroke-width:3}"
-) % FONT  # fmt: skip
+_STATIC = "".join(
+    f"svg.skipway {rule}"
+    for rule in (
+        f"text{{font-family:{FONT};white-space:pre}}",
+        ".arc{fill:none;stroke-linecap:round}",
+        ".l-spine{fill:none}",
+        ".loose{stroke-dasharray:4 3}",
+        ".gap{stroke-dasharray:3 3}",
+        ".repeat{stroke-dasharray:6 3}",
+        ".faint{stroke-opacity:.45}",
+        ".s{fill:none;stroke-width:1.7;stroke-linecap:round}",
+        ".b{font-weight:600}",
+        "g.arc:hover path{stroke-width:3}",
+    )
+)
 
 
 def svg(scene: Scene, *, theme: str = "auto", label: str = "") -> str:
     """The text of an SVG file.
 
-    ``theme`` is ``"light"``, ``"dark"``, or ``"auto"``: light, and dark where the reader prefers that. ``label`` is what
-    a screen reader says.
+    ``theme`` is ``"light"``, ``"dark"``, or ``"auto"``: light, and dark where the reader prefers that. ``label`` is
+    what a screen reader says.
     """
     rules = css(THEMES.get(theme, LIGHT))
     if theme == "auto":
         rules += "@media (prefers-color-scheme:dark){" + css(THEMES["dark"]) + "}"
     w, h = _n(scene.width), _n(scene.height)
-    out = [
+    head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="skipway" width="{w}" height="{h}" viewBox="0 0 {w} {h}" '
-        f'role="img" aria-label={quoteattr(label)}>',
-        f"<style>{_STATIC}{rules}</style>",
-        f'<rect class="paper" width="{w}" height="{h}" rx="6" stroke="none"/>',
-    ]
+        f'role="img" aria-label={quoteattr(label)}>'
+    )
+    paper = f'<rect class="paper" width="{w}" height="{h}" rx="6" stroke="none"/>'
+    out = [head, f"<style>{_STATIC}{rules}</style>", paper]
     spine = [line for line in scene.lines if line.kind.startswith("spine")]
     rest = [line for line in scene.lines if not line.kind.startswith("spine")]
     behind = [r for r in scene.rects if r.kind.split()[0] in ("band", "stack")]
@@ -115,12 +123,11 @@ def _text(text: Text) -> str:
     anchor = "" if text.anchor == "start" else f' text-anchor="{text.anchor}"'
     ref = f' data-{text.ref[0]}="{text.ref[1]}"' if text.ref is not None else ""
     spans = [(t, _kind(kind)) for t, kind in text.spans if t]
+    look = f'{place} font-size="{_n(text.size)}"{anchor}{ref}'
     if len(spans) == 1:
-        return (
-            f'<text class="{spans[0][1]}" {place} font-size="{_n(text.size)}"{anchor}{ref}>{escape(spans[0][0])}</text>'
-        )
+        return f'<text class="{spans[0][1]}" {look}>{escape(spans[0][0])}</text>'
     told = "".join(f'<tspan class="{kind}">{escape(t)}</tspan>' for t, kind in spans)
-    return f'<text {place} font-size="{_n(text.size)}"{anchor}{ref}>{told}</text>'
+    return f"<text {look}>{told}</text>"
 
 
 def _kind(kind: str) -> str:

@@ -6,10 +6,22 @@ from dataclasses import dataclass
 
 from .arcs import Arch, levels, rise
 from .fold import Band, View
-from .horizontal import FAINT, arrow
 from .legend import add_legend, add_title
-from .parts import Merge, Thickness, band_titles, category, common, features, merges, on_arc, tips
-from .scene import SIGN, Box, Line, Rect, Scene, Sign, Step, Text, cut, text_width
+from .parts import (
+    Merge,
+    Thickness,
+    arc_look,
+    arriving,
+    band_title,
+    category,
+    common,
+    leaving,
+    merges,
+    on_arc,
+    tips,
+    title_of,
+)  # fmt: skip
+from .scene import SIGN, Box, Line, Rect, Scene, Sign, Step, Text, arrow, cut, is_bold, text_width
 
 ROW, LINE, INDENT = 23.0, 13.0, 14.0
 _STEP = 11.0
@@ -145,33 +157,26 @@ class Vertical:
         for back in (2, 1) if band.times > 1 else ():
             self.scene.rects.append(Rect(Box(left - 2.5 * back, y + 2.5 * back, 30, low - y), "stack", 6, ref))
         self.scene.rects.append(Rect(Box(left, y, right - left, low - y), kind, 6, ref))
-        room = self.x - 16 - left - 12
-        ways = band_titles(band)
-        spans = next((w for w in ways if sum(text_width(t, 10, k != "muted") for t, k in w) <= room), ways[-1])
-        self.scene.texts.append(Text(left + 6, y + 14, tuple(s for s in spans if s[0]), 10, ref=ref))
+        spans = band_title(band, self.x - 28 - left)
+        self.scene.texts.append(Text(left + 6, y + 14, spans, 10, ref=ref))
 
     def _spine(self) -> None:
         for stop, following in zip(self.stops, [*self.stops[1:], None], strict=True):
-            node = self.view.cells[stop.cell].row.node
-            form = None if node is None else node.form if stop is self.last_of[stop.cell] else node.arrival
+            cell = self.view.cells[stop.cell]
+            width = leaving(cell) if stop is self.last_of[stop.cell] else arriving(cell)
             end = following.y if following is not None else stop.after + 4
             steps: tuple[Step, ...] = (("M", self.x, stop.y), ("L", self.x, end))
-            self.scene.lines.append(Line(steps, "spine", self.thick(features(form)), ("row", stop.cell)))
+            self.scene.lines.append(Line(steps, "spine", self.thick(width), ("row", stop.cell)))
         self.scene.lines.append(arrow(self.x, self.stops[-1].after + 11, "down", "spine head"))
 
     def _arc(self, i: int, arch: Arch) -> None:
-        link = self.view.links[i]
-        node = self.view.cells[link.start].row.node
-        width = self.thick(features(node.form if node is not None else None), 1.1, 2.6)
-        if self.level is None:
-            width = max(0.35, min(width, 60 / len(self.view.links) ** 0.6))
-        kind = f"arc {link.words.merge}" + (" loose" if link.leaves_inside or link.ends_inside else "")
-        kind += " faint" if len(self.view.links) > FAINT else ""
-        self.scene.lines.append(Line(tuple(self._turn(s) for s in arch.steps()), kind, width, ("arc", i)))
+        link, ref = self.view.links[i], ("arc", i)
+        kind, width = arc_look(self.view, link, self.thick, self.level is not None)
+        self.scene.lines.append(Line(tuple(self._turn(s) for s in arch.steps()), kind, width, ref))
         merge = None if link.ends_inside else self.merge_of[i].merge
-        if self.level is not None or merge is None or merge.links[-1] == i:
-            head = arrow(self.x + arch.head - 2.5, arch.end, "left", f"arc {link.words.merge} head", ("arc", i))
-            self.scene.lines.append(head)
+        if self.level is not None or merge is None or merge.links[-1] == i:  # one head where many come in
+            tip = self.x + arch.head - 2.5
+            self.scene.lines.append(arrow(tip, arch.end, "left", f"arc {link.words.merge} head", ref))
 
     def _turn(self, step: Step) -> Step:
         kind, *at = step
@@ -183,34 +188,23 @@ class Vertical:
         texts, low = self.scene.texts, stop.y + 4
         if stop.merge is not None:
             self.scene.signs.append(Sign(self.x, stop.y, stop.merge.word, ref))
-            room = self.x - stop_half(stop) - 6 - self.what
-            told = cut(" · ".join([stop.merge.word, *stop.merge.says]), 10, room)
-            texts.append(Text(self.what, low, ((told, "muted"),), 10, ref=ref))
+            words = " · ".join([stop.merge.word, *stop.merge.says])
+            words = cut(words, 10, self.x - self.scene.signs[-1].half - 6 - self.what)
+            texts.append(Text(self.what, low, ((words, "muted"),), 10, ref=ref))
             for k, (link, text) in enumerate(stop.notes):
                 kind = f"label {self.view.links[link].words.merge}"
                 texts.append(Text(self.right, low + LINE * k, ((text, kind),), 10.5, ref=("arc", link)))
             return
-        node = cell.row.node
-        named = not cell.title.isdigit() and cell.kind in ("layer", "closed")
-        indent = INDENT * cell.depth
-        title = cut(cell.title, 11, self.name - indent, named)
-        told = [
-            (indent, title, "name" if named else "index", 11.0, "start"),
+        name, indent = title_of(cell), INDENT * cell.depth
+        columns = [
+            (indent, cut(name[0], 11, self.name - indent, is_bold(name[1])), name[1], 11.0, "start"),
             (self.what, cut(cell.what, 11, self.shape - self.what - 10), "what", 11.0, "start"),
             (self.shape, cell.shape, "muted", 10.0, "start"),
             (self.count, f"{cell.count:,}" if cell.count else "", "muted", 10.0, "end"),
         ]
-        for x, text, kind, size, anchor in told:
-            if text:
-                texts.append(Text(x, low, ((text, kind),), size, anchor, ref=ref))
-        form = None if node is None else node.arrival if node.index else node.form
-        wide, tall = self.thick(features(form), 11, 24), 13.0
+        for x, told, kind, size, anchor in columns:
+            if told:
+                texts.append(Text(x, low, ((told, kind),), size, anchor, ref=ref))
         kind = category(cell)
-        if kind == "input":
-            tall = 6.0
+        wide, tall = self.thick(arriving(cell), 11, 24), 6.0 if kind == "input" else 13.0
         self.scene.rects.append(Rect(Box(self.x - wide / 2, stop.y - tall / 2, wide, tall), kind, 3, ref))
-
-
-def stop_half(stop: Stop) -> float:
-    """Half the width of the sign of a merge."""
-    return Sign(0, 0, stop.merge.word).half if stop.merge is not None else 0.0
