@@ -34,6 +34,8 @@ PARAMETERS = {
     "pyramidnet110_48": 1_772_706, "pyramidnet110_84": 3_904_446, "pyramidnet110_270": 28_485_477,
     "pyramidnet164_270": 27_216_021, "pyramidnet200_240": 26_752_702, "pyramidnet236_220": 26_969_046,
     "pyramidnet272_200": 26_210_842,
+    "stochastic_depth_resnet110": 1_727_962, "shake_shake26_2x32d": 2_923_162, "shake_shake26_2x64d": 11_653_978,
+    "shake_shake26_2x96d": 26_192_922,
 }  # fmt: skip
 MACS = {
     "resnet18": 1_814_073_344, "resnet34": 3_663_761_408, "resnet50": 4_089_184_256, "resnet101": 7_801_405_440,
@@ -42,14 +44,14 @@ MACS = {
 }  # fmt: skip
 FAMILIES = [
     "cifar_resnet", "preact_resnet", "wide_resnet", "cifar_densenet", "cifar_resnext", "repvgg", "mobileone", "dirac",
-    "pyramidnet",
+    "pyramidnet", "stochastic_depth_resnet", "shake_shake",
 ]  # fmt: skip
 DEEP = [
     "resnet101", "resnet152", "resnet101_d", "cifar_resnet110", "preact_resnet164", "densenet161", "densenet169",
     "densenet201", "cifar_densenet_bc190_40", "densenet264", "convnext_small", "convnext_base", "convnext_large",
     "repvgg_a2", "repvgg_b1", "repvgg_b1g4", "repvgg_b2", "repvgg_b3", "mobileone_s0", "mobileone_s2", "mobileone_s3",
     "hourglass", "vit_large", "pyramidnet110_48", "pyramidnet110_84", "pyramidnet110_270", "pyramidnet164_270",
-    "pyramidnet200_240", "pyramidnet236_220", "pyramidnet272_200",
+    "pyramidnet200_240", "pyramidnet236_220", "pyramidnet272_200", "stochastic_depth_resnet110",
 ]  # fmt: skip
 TOO_DEEP = "preact_resnet1001"  # ten seconds; its figure has a formula in test_cifar.py
 

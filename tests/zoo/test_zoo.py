@@ -57,6 +57,8 @@ SMALL = {
     "dirac, deployed": ("dirac", {"depth": 10, "widen": 1, "deployed": True}, (3, 16, 16)),
     "pyramid": ("pyramidnet", {"depth": 8, "alpha": 9}, (3, 15, 15)),
     "pyramid, bottlenecks": ("pyramidnet", {"depth": 11, "alpha": 9, "bottleneck": True}, (3, 16, 16)),
+    "stochastic depth": ("stochastic_depth_resnet", {"depth": 8, "survival": 0.999}, (3, 16, 16)),
+    "shake-shake": ("shake_shake", {"depth": 8, "width": 8}, (3, 16, 16)),
 }
 BIG = ("fpn", "deep stem", "resnet A", "resnet B", "resnet C", "resnet D", "bottlenecks", "groups")
 

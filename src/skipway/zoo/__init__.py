@@ -35,6 +35,7 @@ from .resnet import (
     wide_resnet50_2,
     wide_resnet101_2,
 )
+from .stochastic import shake_shake, stochastic_depth_resnet
 from .unet_plus_plus import instead, unet_plus_plus
 from .vit import Embedding, Heads, first_token, tokens, vit
 
@@ -43,6 +44,6 @@ __all__ = [
     "cifar_resnext", "convnext", "count", "densenet121", "densenet161", "densenet169", "densenet201", "densenet264",
     "dirac", "diracnet", "first_token", "fpn", "highway", "hourglass", "instead", "lang_witbrock", "linknet", "load",
     "make", "mobileone", "names", "preact_resnet", "pyramidnet", "repvgg", "resnet18", "resnet34", "resnet50",
-    "resnet101", "resnet152", "resnet_d", "resnext", "rezero_mlp", "tabular_resnet", "tokens", "unet", "unet_plus_plus",
-    "vit", "wide_resnet", "wide_resnet50_2", "wide_resnet101_2",
+    "resnet101", "resnet152", "resnet_d", "resnext", "rezero_mlp", "shake_shake", "stochastic_depth_resnet",
+    "tabular_resnet", "tokens", "unet", "unet_plus_plus", "vit", "wide_resnet", "wide_resnet50_2", "wide_resnet101_2",
 ]  # fmt: skip
