@@ -30,12 +30,11 @@ PARAMETERS = {
     "mobileone_s2": 7_884_648, "mobileone_s3": 10_170_600, "unet_plus_plus": 9_041_601, "hourglass": 23_717_888,
     "vit_tiny": 5_717_416, "vit_small": 22_050_664, "vit_base": 86_567_656, "vit_large": 304_326_632,
     "linknet": 11_535_635, "dirac28_5": 9_124_250, "dirac28_10": 36_450_090, "dirac34_2": 1_854_378,
-    "diracnet18": 11_523_368, "diracnet34": 21_638_952, "fpn": 26_852_416,
-    "pyramidnet110_48": 1_772_706, "pyramidnet110_84": 3_904_446, "pyramidnet110_270": 28_485_477,
-    "pyramidnet164_270": 27_216_021, "pyramidnet200_240": 26_752_702, "pyramidnet236_220": 26_969_046,
-    "pyramidnet272_200": 26_210_842,
+    "diracnet18": 11_523_368, "diracnet34": 21_638_952, "fpn": 26_852_416, "pyramidnet110_48": 1_772_706,
+    "pyramidnet110_84": 3_904_446, "pyramidnet110_270": 28_485_477, "pyramidnet164_270": 27_216_021,
+    "pyramidnet200_240": 26_752_702, "pyramidnet236_220": 26_969_046, "pyramidnet272_200": 26_210_842,
     "stochastic_depth_resnet110": 1_727_962, "shake_shake26_2x32d": 2_923_162, "shake_shake26_2x64d": 11_653_978,
-    "shake_shake26_2x96d": 26_192_922,
+    "shake_shake26_2x96d": 26_192_922, "fixup_resnet": 1_720_138, "fixup_resnet50": 25_504_026, "deep_cross": 6_129,
 }  # fmt: skip
 MACS = {
     "resnet18": 1_814_073_344, "resnet34": 3_663_761_408, "resnet50": 4_089_184_256, "resnet101": 7_801_405_440,
@@ -51,7 +50,7 @@ DEEP = [
     "densenet201", "cifar_densenet_bc190_40", "densenet264", "convnext_small", "convnext_base", "convnext_large",
     "repvgg_a2", "repvgg_b1", "repvgg_b1g4", "repvgg_b2", "repvgg_b3", "mobileone_s0", "mobileone_s2", "mobileone_s3",
     "hourglass", "vit_large", "pyramidnet110_48", "pyramidnet110_84", "pyramidnet110_270", "pyramidnet164_270",
-    "pyramidnet200_240", "pyramidnet236_220", "pyramidnet272_200", "stochastic_depth_resnet110",
+    "pyramidnet200_240", "pyramidnet236_220", "pyramidnet272_200", "stochastic_depth_resnet110", "fixup_resnet",
 ]  # fmt: skip
 TOO_DEEP = "preact_resnet1001"  # ten seconds; its figure has a formula in test_cifar.py
 

@@ -12,9 +12,11 @@ from __future__ import annotations
 from .cifar import cifar_resnet, cifar_resnext, preact_resnet, wide_resnet
 from .convnext import ChannelNorm, convnext
 from .cost import Count, count
+from .deep_cross import crosses, deep_cross
 from .densenet import cifar_densenet, densenet121, densenet161, densenet169, densenet201, densenet264
 from .dirac import dirac, diracnet
 from .encoder_decoder import unet
+from .fixup import Bias, fixup_resnet, fixup_resnet50
 from .foreign import load
 from .fpn import fpn
 from .hourglass import hourglass
@@ -40,10 +42,11 @@ from .unet_plus_plus import instead, unet_plus_plus
 from .vit import Embedding, Heads, first_token, tokens, vit
 
 __all__ = [
-    "ChannelNorm", "Check", "Count", "Embedding", "Heads", "cascade", "check", "cifar_densenet", "cifar_resnet",
-    "cifar_resnext", "convnext", "count", "densenet121", "densenet161", "densenet169", "densenet201", "densenet264",
-    "dirac", "diracnet", "first_token", "fpn", "highway", "hourglass", "instead", "lang_witbrock", "linknet", "load",
-    "make", "mobileone", "names", "preact_resnet", "pyramidnet", "repvgg", "resnet18", "resnet34", "resnet50",
-    "resnet101", "resnet152", "resnet_d", "resnext", "rezero_mlp", "shake_shake", "stochastic_depth_resnet",
-    "tabular_resnet", "tokens", "unet", "unet_plus_plus", "vit", "wide_resnet", "wide_resnet50_2", "wide_resnet101_2",
+    "Bias", "ChannelNorm", "Check", "Count", "Embedding", "Heads", "cascade", "check", "cifar_densenet", "cifar_resnet",
+    "cifar_resnext", "convnext", "count", "crosses", "deep_cross", "densenet121", "densenet161", "densenet169",
+    "densenet201", "densenet264", "dirac", "diracnet", "first_token", "fixup_resnet", "fixup_resnet50", "fpn",
+    "highway", "hourglass", "instead", "lang_witbrock", "linknet", "load", "make", "mobileone", "names",
+    "preact_resnet", "pyramidnet", "repvgg", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet_d",
+    "resnext", "rezero_mlp", "shake_shake", "stochastic_depth_resnet", "tabular_resnet", "tokens", "unet",
+    "unet_plus_plus", "vit", "wide_resnet", "wide_resnet50_2", "wide_resnet101_2",
 ]  # fmt: skip

@@ -71,7 +71,7 @@ def fpn(depth: int = 50, width: int = 256, in_channels: int = 3, **options: Any)
         ]
     net = Chain(**layers, wiring=wiring, input=(in_channels, 224, 224))
     for layer in net:
-        if isinstance(layer, Conv):
+        if isinstance(layer, Conv) and layer.bias is not None:
             nn.init.kaiming_uniform_(layer.weight, a=1)
             nn.init.zeros_(layer.bias)
     return net

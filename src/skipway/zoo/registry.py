@@ -12,8 +12,8 @@ from .entry import Entry
 
 #: the files of the zoo, in the order in which their nets are listed
 FAMILIES = (
-    "resnet", "cifar", "densenet", "convnext", "repvgg", "dirac", "pyramidnet", "stochastic", "encoder_decoder",
-    "linknet", "unet_plus_plus", "hourglass", "fpn", "mlp", "vit",
+    "resnet", "cifar", "fixup", "densenet", "convnext", "repvgg", "dirac", "pyramidnet", "stochastic",
+    "encoder_decoder", "linknet", "unet_plus_plus", "hourglass", "fpn", "mlp", "deep_cross", "vit",
 )  # fmt: skip
 
 #: by module, since a function may be named as its file is
