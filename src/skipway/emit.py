@@ -88,7 +88,8 @@ class Program:
     ) -> None:
         self.graph, self.checked, self.hooked = graph, checked, hooked
         self.at = {name: graph.names[name] for name in at} if at is not None else None
-        self.names: dict[str, Any] = {"torch": torch, "F": F, "__builtins__": builtins, "__name__": __name__}
+        self.names: dict[str, Any] = {"torch": torch, "F": F, "__builtins__": builtins}
+        # no "__name__": the compiler would look for our callables as attributes of that module
         self._taken = set(_RESERVED)
         self._vars: dict[tuple[int, str], str] = {}
         self._entries: dict[str, str] = {}
@@ -198,8 +199,9 @@ class Program:
             joined = self._joined([edges[0] for edges in meetings])
             if joined:
                 heads = [edges[0] for edges in meetings[:joined]]
-                values = [expression] + [self._brought(e) for e in heads]
-                axis = heads[0].connection.merge.axis
+                merge = heads[0].connection.merge
+                values = [expression, *(self._brought(e) for e in heads)]
+                values, axis = values[::-1] if isinstance(merge, CatFirst) else values, merge.axis
                 expression = f"torch.cat(({', '.join(values)}), {axis})"
                 meetings = meetings[joined:]
             else:
@@ -211,17 +213,13 @@ class Program:
 
     def _joined(self, edges: list[Edge]) -> int:
         """How many leading edges one ``torch.cat`` can join: nested ones would copy every feature again and again."""
-        count, axis = 0, None
+        count = 0
         for edge in edges:
             c: Connection = edge.connection
-            plain = type(c.merge) is CatLast and c.act is None and (count == 0 or (c.scale is None and c.drop is None))
-            if (
-                not plain
-                or axis not in (None, c.merge.axis)
-                or (count == 0 and (c.scale is not None or c.drop is not None))
-            ):
+            plain = isinstance(c.merge, (CatLast, CatFirst)) and c.act is None and c.scale is None and c.drop is None
+            if not plain or c.merge != edges[0].connection.merge:
                 break
-            count, axis = count + 1, c.merge.axis
+            count += 1
         return count if count > 1 else 0
 
     def _brought(self, edge: Edge) -> str:

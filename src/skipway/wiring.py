@@ -212,7 +212,11 @@ def _reads(distances: Callable[[int], Iterable[int]], merge: Any) -> Callable[[i
     if _joint(merge):
         return lambda n: [(b - d, b) for b in range(1, n + 1) for d in sorted({1, *distances(b)}, reverse=True)]
     if merge == "cat" or isinstance(merge, Cat):
-        return lambda n: [(b - d, b - 1) for b in range(2, n + 2) for d in sorted(distances(b), reverse=True) if d > 1]
+        # each goes before what is there already, so that the features lie in the order in which they were made
+        far_first = not (isinstance(merge, Cat) and merge.first == "shortcut")
+        return lambda n: [
+            (b - d, b - 1) for b in range(2, n + 2) for d in sorted(distances(b), reverse=far_first) if d > 1
+        ]
     return lambda n: [(b - d, b) for b in range(2, n + 1) for d in sorted(distances(b), reverse=True) if d > 1]
 
 
@@ -231,7 +235,8 @@ def dense(**options: Any) -> Pattern:
     """Every earlier value into every later one.
 
     With ``merge="cat"`` it is DenseNet (1608.06993): every layer reads all that was made before it, once
-    (``tap="branch"``), and so does what follows the chain. With ``merge=Weighted()`` it is DenseFormer (2402.02622):
+    (``tap="branch"``), and so does what follows the chain; with ``merge=Cat(first="shortcut")`` in the order in which
+    it was made. With ``merge=Weighted()`` it is DenseFormer (2402.02622):
     every value is a weighted sum of all that the layers made.
 
     >>> dense()(3)

@@ -50,11 +50,9 @@ def test_equals_the_block_written_by_hand():
     net = block(3, 4, bottleneck=False).build((5, 6, 6)).eval()
     x = torch.randn(2, 5, 6, 6)
     made = [x]
-    for k, part in enumerate(net):
-        # newest first, then from the oldest on: the order in which `dense` joins them
-        seen = [made[-1], *made[:-1]] if k else made
-        made.append(part(torch.cat(seen, 1)))
-    expected = torch.cat([made[-1], *made[:-1]], 1)
+    for part in net:
+        made.append(part(torch.cat(made, 1)))  # in the order in which they were made, as in the paper
+    expected = torch.cat(made, 1)
     assert torch.allclose(net(x), expected, atol=1e-6)
     assert net(x).shape == (2, 5 + 3 * 4, 6, 6)
 

@@ -1,10 +1,10 @@
 """Densely connected nets (Huang et al. 2016, 1608.06993): every layer reads all that was made before it in its block.
 
-A dense block is a chain of layers of ``growth`` channels each under ``dense(merge="cat")``: each layer's own output
-(``tap="branch"``) is joined to the value before every later one, and to what leaves the block. Widths follow from that,
-so nothing here has to count channels::
+A dense block is a chain of layers of ``growth`` channels each under ``dense(merge=Cat(first="shortcut"))``: each
+layer's own output (``tap="branch"``) is joined to the value before every later one, and to what leaves the block.
+Widths follow from that, so nothing here has to count channels::
 
-    Chain(first, layer(), layer(), layer(), wiring=dense(merge="cat"))
+    Chain(first, layer(), layer(), layer(), wiring=dense(merge=Cat(first="shortcut")))
 
 Between blocks a transition, a 1x1 convolution and a mean over 2x2 pixels, keeps the fraction ``compression``.
 """
@@ -14,7 +14,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from skipway import AvgPool, BatchNorm, Chain, ChainError, Conv, Dense, Dropout, GlobalAvgPool, MaxPool, dense, relu
+from skipway import (
+    AvgPool,
+    BatchNorm,
+    Cat,
+    Chain,
+    ChainError,
+    Conv,
+    Dense,
+    Dropout,
+    GlobalAvgPool,
+    MaxPool,
+    dense,
+    relu,
+)
 
 from .entry import COUNTED, LIBRARIES, Entry, Figure, parameters
 from .initialise import he
@@ -45,7 +58,9 @@ def block(layers: int, growth: int, bottleneck: bool = True, dropout: float = 0.
     >>> block(4, growth=12).build((16, 8, 8)).plan.output.shape
     (64, 8, 8)
     """
-    return Chain(*[layer(growth, bottleneck, dropout) for _ in range(layers)], wiring=dense(merge="cat"))
+    return Chain(
+        *[layer(growth, bottleneck, dropout) for _ in range(layers)], wiring=dense(merge=Cat(first="shortcut"))
+    )
 
 
 def transition(width: int, dropout: float = 0.0) -> Chain:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from torch import nn
 
 from skipway import Chain
+from skipway.connection import Connection
 
 Mode = Literal["fan_in", "fan_out"]
 
@@ -19,14 +21,17 @@ def he(net: Chain, mode: Mode = "fan_out", dense: bool = False) -> Chain:
     """The net with convolutions as He et al. 2015 (1502.01852) draw them for relu, and biases of 0.
 
     ``"fan_out"`` keeps the variance of the gradients, ``"fan_in"`` that of the values; the paper finds either enough.
-    Dense layers keep their weights, or are drawn in the same way with ``dense=True``. Norms begin with gamma 1 and beta
-    0, as torch makes them.
+    Gates of shortcuts keep how they begin. Dense layers keep their weights, or are drawn in the same way with
+    ``dense=True``. Norms begin with gamma 1 and beta 0, as torch makes them.
 
     >>> from skipway import Conv
     >>> bool((he(Chain(Conv(1, 2, 3)))[0].bias == 0).all())
     True
     """
+    gates = {id(inner) for module in net.modules() if isinstance(module, Connection) for inner in _weighing(module)}
     for module in net.modules():
+        if id(module) in gates:
+            continue
         if isinstance(module, _TRANSPOSED):
             nn.init.normal_(module.weight, std=math.sqrt(2 / _fan(module, mode)))
         elif isinstance(module, _CONVOLUTIONS) or (dense and isinstance(module, nn.Linear)):
@@ -36,6 +41,13 @@ def he(net: Chain, mode: Mode = "fan_out", dense: bool = False) -> Chain:
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     return net
+
+
+def _weighing(connection: Connection) -> Iterator[nn.Module]:
+    """The modules of a shortcut that say how much comes through: gates and the like, whose own beginning is meant."""
+    for part in (connection.merge, connection.scale, connection.path_scale):
+        if isinstance(part, nn.Module):
+            yield from part.modules()
 
 
 def _fan(layer: Any, mode: Mode) -> float:
