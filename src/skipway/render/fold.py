@@ -56,7 +56,8 @@ class Band:
     count: int
     times: int = 1
     until: str = ""
-    """The name of the last of several equal chains."""
+    """The name of the last of the equal layers or chains, and where they have no frame of their own, of the first."""
+    since: str = ""
     row: int | None = None
 
 
@@ -160,7 +161,7 @@ class _Emitter:
             band = None
             if inner > depth:
                 until = self._name(items[i + period * times - 1])
-                band = Band(start, start, depth, "", "", 0, times, until)
+                band = Band(start, start, depth, "", "", 0, times, until, self._name(items[i]))
                 self.bands.append(band)
             for item in items[i : i + period]:
                 until = self._name(items[i + times - 1]) if alone and times > 1 else ""
@@ -189,7 +190,7 @@ class _Emitter:
                 self.cell_of[v] = len(self.cells)
             self.cells.append(Cell(kind, item.first, item.last, depth, row.title, told, _shape(last), count, last))
             return
-        band = Band(len(self.cells), 0, depth, row.title, tree.kinds[item.first], count, times, until, item.first)
+        band = Band(len(self.cells), 0, depth, row.title, tree.kinds[item.first], count, times, until, "", item.first)
         self.bands.append(band)
         self._emit(item.kids, item.folds, depth + 1)
         band.last = len(self.cells) - 1

@@ -50,8 +50,9 @@ def on_arc(link: Link) -> str:
     told = [t for t in (shortcut.name, w.path, w.path_scale) if t]
     held = ""
     if link.held:
-        held = f"({link.held:,})" if told else f"{link.held:,} parameters"
-    text = " · ".join(told) + (f" {held}" if told and held else held)
+        held = f" ({link.held:,})"
+        told = told or [w.merge]
+    text = " · ".join(told) + held
     many = f"{len(link.arcs):,} shortcuts" if (link.leaves_inside or link.ends_inside) and len(link.arcs) > 1 else ""
     return " · ".join(t for t in (text, many) if t)
 
@@ -121,22 +122,26 @@ _ACTS = (
 
 
 def category(cell: Cell) -> str:
-    """What a layer is, for its colour; its words say so too."""
-    if cell.kind != "layer":
-        return cell.kind
-    first = cell.what.split(" ")[0].split("(")[0]
-    if " · " in cell.what:  # joined: as what has the weights in it
-        kinds = [k for k in cell.what.split(" · ") if k.startswith(_WEIGHTS)]
-        return "weights" if kinds else "norm"
-    if "Norm" in first or "norm" in first.lower():
+    """What a drawn row is, for its colour; its words say so too."""
+    return category_of(cell.what, cell.count) if cell.kind == "layer" else cell.kind
+
+
+def category_of(what: str, count: int) -> str:
+    """What a layer is, from its kind and parameters: ``weights``, ``norm``, ``act``, ``pool`` or ``other``.
+
+    >>> category_of("Conv 3x3 relu", 10), category_of("BatchNorm", 8), category_of("lambda", 0)
+    ('weights', 'norm', 'other')
+    """
+    if " · " in what:  # joined: as what has the weights in it
+        return "weights" if any(k.startswith(_WEIGHTS) for k in what.split(" · ")) else "norm"
+    first = what.split(" ")[0].split("(")[0]
+    if "norm" in first.lower():
         return "norm"
-    if "Pool" in first or "pool" in first.lower() or "Flatten" in first or "Upsample" in first:
+    if "pool" in first.lower() or first in ("Flatten", "Upsample"):
         return "pool"
     if first.lower() in _ACTS or "Dropout" in first:
         return "act"
-    if first.startswith(_WEIGHTS) or cell.count:
-        return "weights"
-    return "other"
+    return "weights" if first.startswith(_WEIGHTS) or count else "other"
 
 
 def tips(view: View) -> dict[tuple[str, int], str]:
@@ -159,10 +164,11 @@ def band_titles(band: Band) -> list[tuple[tuple[str, str], ...]]:
     """Ways to write the title of a band, the longest first."""
     times = ((f"×{band.times} ", "times"),) if band.times > 1 else ()
     until = f" to {band.until}" if band.times > 1 and band.until else ""
+    since = f" {band.since}" if band.since else ""
     kind = "" if band.what in ("", "Chain") else f" {band.what}"
     count = f"  {band.count:,}" if band.count else ""
     if not band.title:
-        tail = ((f"this block,{until}", "muted"),) if until else ()
+        tail = ((f"{since}{until}", "muted"),) if until else ()
         return [(*times, *tail), times] if tail else [times]
     name = (band.title, "name")
     return [

@@ -1,0 +1,452 @@
+"use strict";
+(() => {
+const D = JSON.parse(document.getElementById("data").textContent);
+const [DEPTH, TITLE, WHAT, SHAPE, COUNT, KIND, SOURCE, NAME, WIDTH] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
+const rows = D.rows, n = rows.length;
+const arcs = D.arcs.map((a, id) => ({
+  id, start: a[0], end: a[1], branch: a[2] === 1, merge: D.words[a[3]], label: D.words[a[4]], held: a[5],
+  source: D.sources[a[6]], name: a[7],
+}));
+const folds = D.folds.map((f, id) => ({ id, a: f[0], b: f[1], end: f[2], times: f[3], since: f[4], until: f[5] }));
+const into = rows.map(() => []), from = rows.map(() => []);
+for (const a of arcs) { into[a.end].push(a); from[a.start].push(a); }
+const last = rows.map((r, i) => {          // the last row of a nested chain
+  let e = i;
+  if (r[KIND] === "title") while (e + 1 < n && rows[e + 1][DEPTH] > r[DEPTH]) e++;
+  return e;
+});
+const values = rows.map((r, i) => i).filter((i) => rows[i][KIND] !== "title");
+const place = new Map(values.map((r, k) => [r, k]));
+const MANY = 4000, SVG = "http://www.w3.org/2000/svg";
+const $ = (id) => document.getElementById(id);
+const net = $("net"), detail = $("detail"), search = $("search");
+const state = { closed: new Set(D.closed), open: new Set(), here: null, near: null, on: null, hits: [], hit: -1 };
+if (!D.folded) folds.forEach((f) => state.open.add(f.id));
+let svg, shown = [], lines = new Map(), drawn = [], marks = new Map();
+
+function el(tag, given = {}, ...inside) {
+  const made = document.createElement(tag);
+  for (const [k, v] of Object.entries(given)) {
+    if (k.startsWith("on")) made.addEventListener(k.slice(2), v);
+    else if (v !== null && v !== undefined && v !== false) made.setAttribute(k, v === true ? "" : v);
+  }
+  made.append(...inside.filter((x) => x !== null && x !== undefined));
+  return made;
+}
+function draw(tag, given, ...inside) {
+  const made = document.createElementNS(SVG, tag);
+  for (const [k, v] of Object.entries(given)) made.setAttribute(k, v);
+  made.append(...inside);
+  return made;
+}
+const num = (x) => x.toLocaleString("en-US");
+const colour = (merge) => ["add", "cat", "gate", "mul", "mean", "max", "min", "sub"].includes(merge) ? merge : "merge";
+
+/* -- what is shown ---------------------------------------------------------------------------------------------- */
+
+function hiddenBy(i) {                    // the closed chain or folded block that hides a row, if any
+  for (const t of state.closed) if (i > t && i <= last[t]) return { title: t };
+  for (const f of folds) if (!state.open.has(f.id) && i > f.b && i <= f.end) return { fold: f };
+  return null;
+}
+function visible() {
+  const gone = new Uint8Array(n);
+  for (const t of state.closed) gone.fill(1, t + 1, last[t] + 1);
+  for (const f of folds) if (!state.open.has(f.id)) gone.fill(1, f.b + 1, f.end + 1);
+  const heads = new Map();
+  for (const f of folds) if (!gone[f.a]) heads.set(f.a, [...(heads.get(f.a) || []), f]);
+  const out = [];
+  for (let i = 0; i < n; i++) {
+    if (gone[i]) continue;
+    for (const f of heads.get(i) || []) out.push({ fold: f, row: i, key: "f" + f.id });
+    out.push({ row: i, key: "r" + i });
+  }
+  return out;
+}
+function twin(i) {                        // the row of the first block that a folded row stands behind
+  for (let again = true; again;) {
+    again = false;
+    for (const f of folds) {
+      if (!state.open.has(f.id) && i > f.b && i <= f.end) { i -= Math.ceil((i - f.b) / (f.b - f.a + 1)) * (f.b - f.a + 1); again = true; }
+    }
+  }
+  return i;
+}
+function at(i) {                          // the shown row of a value: the outermost closed chain around it
+  let found = i;
+  for (const t of state.closed) if (i > t && i <= last[t] && t < found) found = t;
+  return found;
+}
+function isFolded(i) { return twin(i) !== i; }
+
+function links() {                        // drawn shortcuts, each with all those it stands for
+  const found = new Map();
+  for (const a of arcs) {
+    const end = twin(a.end), k = into[a.end].indexOf(a), first = end === a.end ? a : into[end][k];
+    const s = at(twin(first.start)), e = at(first.end);
+    if (s === e) continue;
+    const loose = rows[s][KIND] === "title" && last[s] !== twin(first.start) || rows[e][KIND] === "title" && last[e] !== first.end;
+    const key = loose ? `${s},${e},${first.label}` : "" + first.id;
+    if (!found.has(key)) found.set(key, { arc: first, start: s, end: e, loose, all: [] });
+    found.get(key).all.push(a);
+  }
+  return [...found.values()];
+}
+
+/* -- building --------------------------------------------------------------------------------------------------- */
+
+function build() {
+  const focus = document.activeElement && document.activeElement.dataset ? document.activeElement.dataset.key : null;
+  shown = visible();
+  drawn = links();
+  const ends = new Map();
+  for (const l of drawn) if (!l.loose) ends.set(l.end, [...(ends.get(l.end) || []), l]);
+  net.textContent = "";
+  lines = new Map();
+  const all = document.createDocumentFragment();
+  for (const item of shown) {
+    item.merges = item.fold ? [] : grouped(ends.get(item.row) || []);
+    const made = item.fold ? foldRow(item) : layerRow(item);
+    made.addEventListener("mouseenter", () => { state.near = item; say(); mark(); });
+    made.addEventListener("mouseleave", () => { state.near = null; say(); mark(); });
+    made.addEventListener("focus", () => { state.here = item.key; say(item); mark(); });
+    lines.set(item.key, made);
+    all.append(made);
+  }
+  svg = draw("svg", { id: "arcs", "aria-hidden": "true" });
+  net.append(all, svg);
+  if (!lines.has(state.here)) state.here = shown[0].key;
+  lines.get(state.here).tabIndex = 0;
+  paint();
+  if (focus && lines.has(focus)) lines.get(focus).focus({ preventScroll: true });
+  mark();
+}
+function grouped(ends) {                  // neighbouring shortcuts that merge alike share a sign
+  const out = [];
+  for (const l of ends) {
+    const before = out[out.length - 1];
+    if (before && before[0].arc.merge === l.arc.merge && !l.arc.label.includes("then ")) before.push(l);
+    else out.push([l]);
+  }
+  return out;
+}
+function layerRow(item) {
+  const r = rows[item.row], title = r[KIND] === "title", closed = state.closed.has(item.row);
+  const made = el("div", {
+    class: "row" + (title ? " title" : ""), role: "treeitem", tabindex: -1, "data-key": item.key, "data-row": item.row,
+    style: `--depth:${r[DEPTH]}`, "aria-level": r[DEPTH] + 1, "aria-expanded": title ? String(!closed) : null,
+    "aria-label": [r[TITLE], r[WHAT], r[SHAPE], r[COUNT] ? num(r[COUNT]) + " parameters" : ""].filter(Boolean).join(", "),
+  });
+  const count = el("span", { class: "count" }, r[COUNT] ? num(r[COUNT]) : "");
+  if (title) {
+    const turn = el("button", { class: "turn", type: "button", tabindex: -1, "aria-label": closed ? "unfold" : "fold", onclick: () => flip(item) }, closed ? "▸" : "▾");
+    const inside = closed ? ` · ${num(values.filter((v) => v > item.row && v <= last[item.row]).length)} layers` : "";
+    made.append(el("div", { class: "line" }, el("span", { class: "name" }, turn, " ", el("b", {}, r[TITLE]), " ", r[WHAT] === "Chain" ? "" : r[WHAT], inside), count));
+  } else {
+    const index = /^\d+$/.test(r[TITLE]) || r[KIND] === "input";
+    made.append(el("div", { class: "line" }, el("span", { class: "name" + (index ? " index" : "") }, r[TITLE]), el("span", { class: "what" }, r[WHAT]), el("span", { class: "shape" }, r[SHAPE]), count));
+  }
+  for (const merge of item.merges) made.append(chips(merge));
+  return made;
+}
+function chips(merge) {
+  const by = new Map();
+  for (const l of merge) by.set(l.arc.label, [...(by.get(l.arc.label) || []), l]);
+  const box = el("div", { class: "merge" });
+  for (const [label, ls] of by) {
+    const held = ls[0].arc.held ? ` (${num(ls[0].arc.held)})` : "";
+    const chip = el("button", {
+      class: "chip", type: "button", tabindex: -1, "data-arc": ls[0].arc.id, style: `color:var(--l-${colour(ls[0].arc.merge)})`,
+      onclick: (e) => { e.stopPropagation(); ls.length === 1 ? pick(ls[0].arc) : list(ls); },
+    }, label + held + (ls.length > 1 ? ` ×${ls.length}` : ""));
+    box.append(chip);
+  }
+  return box;
+}
+function foldRow(item) {
+  const f = item.fold, open = state.open.has(f.id), depth = rows[f.a][DEPTH];
+  const turn = el("button", { class: "turn", type: "button", tabindex: -1, "aria-label": open ? "fold" : "unfold", onclick: () => flip(item) }, open ? "▾" : "▸");
+  return el("div", {
+    class: "row fold", role: "treeitem", tabindex: -1, "data-key": item.key, "data-fold": f.id, style: `--depth:${depth}`,
+    "aria-expanded": String(open), "aria-label": `${f.times} times, ${f.since} to ${f.until}`,
+  }, el("div", { class: "line" }, el("span", { class: "name index" }, turn, " ", el("b", {}, "×" + num(f.times)), ` ${f.since} to ${f.until}`)));
+}
+function flip(item) {
+  if (item.fold) toggle(state.open, item.fold.id);
+  else if (rows[item.row][KIND] === "title") toggle(state.closed, item.row);
+  else return;
+  state.here = item.key;
+  build();
+  lines.get(item.key).focus({ preventScroll: true });
+}
+const toggle = (set, x) => set.has(x) ? set.delete(x) : set.add(x);
+
+/* -- arches ----------------------------------------------------------------------------------------------------- */
+
+function paint() {
+  const wide = Math.max(56, Math.min(260, net.clientWidth * 0.26)), spine = 18;
+  net.style.setProperty("--beside", `${wide + 40}px`);
+  svg.textContent = "";
+  svg.setAttribute("width", wide + 36);
+  svg.setAttribute("height", net.scrollHeight);
+  const spots = new Map();
+  marks = new Map();
+  let before = null;
+  const back = draw("g", {}), front = draw("g", {}), mid = draw("g", {}), touch = draw("g", {});
+  const widths = values.map((v) => rows[v][WIDTH]).filter(Boolean);
+  const low = Math.log(Math.max(1, Math.min(...widths, Infinity))), high = Math.log(Math.max(1, ...widths));
+  const thick = (w, a, b) => high > low && w ? a + (b - a) * (Math.log(w) - low) / (high - low) : a + (b - a) / 3;
+  for (const item of shown) {
+    if (item.fold) continue;
+    const box = lines.get(item.key), r = rows[item.row], top = box.offsetTop;
+    const head = box.firstElementChild.offsetHeight, title = r[KIND] === "title", closed = state.closed.has(item.row);
+    if (title && !closed) continue;
+    const y = top + head / 2;
+    const w = thick(r[WIDTH] || rows[last[item.row]][WIDTH], 10, 22), tall = r[KIND] === "input" ? 6 : 13;
+    const kind = title ? "closed" : r[KIND];
+    front.append(draw("rect", { class: "mark", x: spine - w / 2, y: y - tall / 2, width: w, height: tall, rx: 3, style: `fill:var(--${kind}-fill);stroke:var(--${kind}-line)` }));
+    const spot = { y, out: top + box.offsetHeight + 1, branch: top + head, signs: new Map() };
+    if (!item.merges.length) spot.out = top + head + 1;
+    item.merges.forEach((merge, k) => {
+      const sy = top + head + 24 * k + 11;
+      for (const l of merge) spot.signs.set(l, sy);
+      front.append(sign(spine, sy, merge[0].arc.merge));
+    });
+    const width = thick(r[WIDTH], 2, 6);
+    if (before) {
+      const line = draw("path", { class: "spine", d: `M${spine} ${before.y}V${y}`, "stroke-width": before.width });
+      back.append(line);
+      marks.set(item.key, line);
+    }
+    before = { y, width };
+    spots.set(item.row, spot);
+  }
+  const spans = drawn.map((l) => spots.get(l.end).y - spots.get(l.start).y), most = Math.max(1, ...spans);
+  const few = drawn.length <= MANY;
+  drawn.forEach((l, k) => {
+    const s = spots.get(l.start), e = spots.get(l.end);
+    const y1 = l.loose && l.start !== twin(l.arc.start) ? s.y + 3 : l.arc.branch ? s.branch : s.out;
+    const y2 = e.signs.get(l) ?? e.y - 3, reach = 12 + (wide - 14) * Math.pow(spans[k] / most, 0.55);
+    const x1 = spine, x2 = spine + (e.signs.has(l) ? 10 : 12), base = spine + 14, x = base + reach, m = (y1 + y2) / 2, c = 0.5523;
+    l.d = `M${x1} ${y1}H${base}C${base + c * reach} ${y1} ${x} ${m - c * (m - y1)} ${x} ${m}C${x} ${m + c * (y2 - m)} ${base + c * reach} ${y2} ${base} ${y2}H${x2}`;
+    l.path = draw("path", {
+      class: "arc" + (l.loose ? " loose" : ""), d: l.d, "data-arc": l.arc.id,
+      style: `stroke:var(--l-${colour(l.arc.merge)});stroke-width:${drawn.length > 300 ? 0.8 : 1.6}px`,
+    });
+    if (few) mid.append(l.path);
+    if (drawn.length <= 1500) {
+      const hit = draw("path", { class: "hit", d: l.d, "data-arc": l.arc.id });
+      hit.addEventListener("mouseenter", () => { state.near = { arc: l }; say(); mark(); });
+      hit.addEventListener("mouseleave", () => { state.near = null; say(); mark(); });
+      hit.addEventListener("click", () => pick(l.arc));
+      touch.append(hit);
+    }
+  });
+  svg.append(back, mid, front, touch);
+  svg.few = few;
+  svg.mid = mid;
+}
+function sign(x, y, word) {
+  const strokes = D.signs[word];
+  if (!strokes) {
+    const text = word.length > 9 ? word.slice(0, 8) + "…" : word, half = Math.max(9, text.length * 2.9 + 5);
+    return draw("g", { class: "sign" }, draw("rect", { x: x - half, y: y - 8, width: 2 * half, height: 16, rx: 8 }), draw("text", { x, y: y + 3 }, text));
+  }
+  const d = strokes.map((s) => "M" + s.map(([a, b]) => `${x + 8 * a} ${y + 8 * b}`).join("L")).join("");
+  return draw("g", { class: "sign" }, draw("circle", { cx: x, cy: y, r: 8 }), draw("path", { d }));
+}
+
+/* -- paths through a shortcut ----------------------------------------------------------------------------------- */
+
+let counted = null;
+function count() {                        // how many paths lead to every value, and on from it
+  if (counted || arcs.length > 60000) return counted;
+  const k = values.length, to = Array(k).fill(0n), on = Array(k).fill(0n);
+  to[0] = 1n;
+  for (let v = 1; v < k; v++) {
+    to[v] = to[v - 1];
+    for (const a of into[values[v]]) to[v] += a.branch && place.get(a.start) ? to[place.get(a.start) - 1] : to[place.get(a.start)];
+  }
+  on[k - 1] = 1n;
+  for (let v = k - 2; v >= 0; v--) {
+    on[v] = on[v + 1];                    // through the next layer, and from its branch on
+    for (const a of from[values[v + 1]]) if (a.branch) on[v] += on[place.get(a.end)];
+    for (const a of from[values[v]]) if (!a.branch || v === 0) on[v] += on[place.get(a.end)];
+  }
+  return (counted = { to, on, all: to[k - 1] });
+}
+function through(a) {
+  const c = count();
+  if (!c) return "";
+  const s = place.get(a.start), before = a.branch && s ? c.to[s - 1] : c.to[s];
+  return `${long(before * c.on[place.get(a.end)])} of ${long(c.all)} paths from the input to the output go through it.`;
+}
+function long(x) {
+  const text = x.toString();
+  return text.length > 15 ? `about ${text[0]}.${text.slice(1, 3)}·10^${text.length - 1}` : num(Number(x));
+}
+const past = (a, b) => a.end < b.start || (a.end === b.start && !b.branch);   // one path may take a and then b
+
+function pick(a) {
+  state.on = state.on === a ? null : a;
+  say();
+  mark();
+}
+function mark() {
+  const near = state.near && state.near.arc ? state.near.arc.arc : null;
+  const row = state.near && !state.near.arc ? state.near.row : null;
+  const on = state.on;
+  for (const item of shown) {
+    const box = lines.get(item.key), r = item.row;
+    box.classList.toggle("here", item.key === state.here);
+    const off = on !== null && !item.fold && rows[r][KIND] !== "title" && r > on.start && r <= on.end;
+    box.classList.toggle("off", off);
+    const line = marks.get(item.key);
+    if (line) line.classList.toggle("off", off);
+    box.querySelectorAll(".chip").forEach((c) => c.classList.toggle("on", on !== null && Number(c.dataset.arc) === on.id));
+  }
+  for (const l of drawn) {
+    const a = l.arc, touches = a === near || (row !== null && (l.start === row || l.end === row));
+    l.path.classList.toggle("on", on !== null && (a === on || l.all.includes(on)));
+    l.path.classList.toggle("near", touches);
+    l.path.classList.toggle("off", on !== null && a !== on && !l.all.includes(on) && !past(a, on) && !past(on, a));
+    if (!svg.few) {
+      const wanted = touches || l.all.includes(on);
+      if (wanted && !l.path.parentNode) svg.mid.append(l.path);
+      else if (!wanted && l.path.parentNode) l.path.remove();
+    }
+  }
+}
+
+/* -- in words --------------------------------------------------------------------------------------------------- */
+
+function say(focused) {
+  const near = state.near || (state.on ? null : focused);
+  detail.textContent = "";
+  if (near && near.arc) detail.append(...aboutArc(near.arc.arc, near.arc.all.length));
+  else if (near && near.fold) detail.append(el("h2", {}, `${num(near.fold.times)} equal blocks, ${near.fold.since} to ${near.fold.until}`), el("p", {}, "Drawn once. Enter unfolds them."));
+  else if (near) detail.append(...aboutRow(near.row));
+  else if (state.on) detail.append(...aboutArc(state.on, 1), el("p", { class: "paths" }, through(state.on)));
+  else detail.append(el("p", {}, "Point at a layer or a shortcut. Click a shortcut for the paths through it. ", el("kbd", {}, "↑"), el("kbd", {}, "↓"), " layers, ", el("kbd", {}, "←"), el("kbd", {}, "→"), " fold, ", el("kbd", {}, "Enter"), " its shortcuts, ", el("kbd", {}, "/"), " search, ", el("kbd", {}, "Esc"), " clear."));
+}
+function aboutRow(i) {
+  const r = rows[i], out = from[i].length, inn = into[i].length, value = r[KIND] !== "title";
+  const told = [`${r[SHAPE]}`, r[COUNT] ? `${num(r[COUNT])} parameters` : "no parameters", D.sources[r[SOURCE]]];
+  const cuts = [inn ? `${num(inn)} shortcut${inn > 1 ? "s" : ""} end here` : "", out ? `${num(out)} start here` : ""].filter(Boolean).join(", ");
+  return [
+    el("h2", {}, [value ? r[NAME] : r[TITLE], r[WHAT]].filter(Boolean).join("  ")),
+    el("p", {}, told.filter(Boolean).join(" · ")), el("p", {}, cuts),
+  ];
+}
+function aboutArc(a, many) {
+  const s = rows[a.start], e = rows[a.end];
+  const told = [`${s[NAME]} ${s[SHAPE]} → ${e[NAME]} ${e[SHAPE]}`, a.held ? `${num(a.held)} parameters` : "no parameters", a.source];
+  return [el("h2", {}, `${a.name}: ${a.label}`), el("p", {}, told.join(" · ") + (many > 1 ? ` · stands for ${num(many)} shortcuts` : ""))];
+}
+function list(ls) {
+  detail.textContent = "";
+  const box = el("div", { class: "list" });
+  for (const l of ls) box.append(el("button", { class: "chip", type: "button", onclick: () => pick(l.arc) }, l.arc.name));
+  detail.append(el("h2", {}, `${num(ls.length)} shortcuts: ${ls[0].arc.label}`), box);
+  const first = box.querySelector("button");
+  if (first) first.focus();
+}
+
+/* -- search ----------------------------------------------------------------------------------------------------- */
+
+function find() {
+  const word = search.value.trim().toLowerCase();
+  state.hits = [];
+  state.hit = -1;
+  if (word) {
+    for (let i = 0; i < n; i++) {
+      const r = rows[i], text = `${r[NAME] || r[TITLE]} ${r[WHAT]} ${r[SHAPE]} ${into[i].map((a) => a.label + " " + a.name).join(" ")}`;
+      if (text.toLowerCase().includes(word)) state.hits.push(i);
+    }
+  }
+  tell();
+}
+function tell() {
+  const k = state.hits.length;
+  $("found").textContent = search.value.trim() === "" ? "" : k === 0 ? "nothing found" : state.hit < 0 ? `${num(k)} found` : `${num(state.hit + 1)} of ${num(k)}`;
+  const hits = new Set(state.hits);
+  for (const item of shown) {
+    const box = lines.get(item.key);
+    box.classList.toggle("hit", !item.fold && hits.has(item.row));
+    box.classList.toggle("current", !item.fold && state.hit >= 0 && item.row === state.hits[state.hit]);
+  }
+}
+function step(by) {
+  if (!state.hits.length) return;
+  state.hit = (state.hit + by + state.hits.length) % state.hits.length;
+  const goal = state.hits[state.hit];
+  for (let by = hiddenBy(goal); by; by = hiddenBy(goal)) by.fold ? state.open.add(by.fold.id) : state.closed.delete(by.title);
+  state.here = "r" + goal;
+  build();
+  tell();
+  lines.get(state.here).scrollIntoView({ block: "center" });
+  state.near = shown.find((item) => item.key === state.here);
+  say();
+  mark();
+}
+
+/* -- hands ------------------------------------------------------------------------------------------------------ */
+
+function go(key) {
+  const box = lines.get(key);
+  lines.get(state.here).tabIndex = -1;
+  box.tabIndex = 0;
+  state.here = key;
+  box.focus();
+}
+net.addEventListener("keydown", (e) => {
+  const chip = e.target.closest(".chip"), item = shown.find((x) => x.key === state.here);
+  if (!item) return;
+  const k = shown.indexOf(item), all = [...lines.get(item.key).querySelectorAll(".chip")];
+  const open = item.fold ? state.open.has(item.fold.id) : rows[item.row][KIND] === "title" ? !state.closed.has(item.row) : null;
+  const used = true;
+  if (e.key === "ArrowDown") go(shown[Math.min(k + 1, shown.length - 1)].key);
+  else if (e.key === "ArrowUp") go(shown[Math.max(k - 1, 0)].key);
+  else if (e.key === "Home") go(shown[0].key);
+  else if (e.key === "End") go(shown[shown.length - 1].key);
+  else if (chip && (e.key === "ArrowRight" || e.key === "ArrowLeft")) all[(all.indexOf(chip) + (e.key === "ArrowRight" ? 1 : all.length - 1)) % all.length].focus();
+  else if (chip && (e.key === "Enter" || e.key === " ")) chip.click();
+  else if (e.key === "ArrowRight" && open === false || e.key === "ArrowLeft" && open === true) flip(item);
+  else if (e.key === "ArrowRight" && all.length) all[0].focus();
+  else if (e.key === "Enter" || e.key === " ") { if (open !== null) flip(item); else if (all.length === 1) all[0].click(); else if (all.length) all[0].focus(); }
+  else return;
+  if (used) e.preventDefault();
+});
+net.addEventListener("click", (e) => {
+  const box = e.target.closest(".row");
+  if (box && !e.target.closest("button")) go(box.dataset.key);
+});
+document.addEventListener("keydown", (e) => {
+  if (e.key === "Escape") {
+    state.on = state.near = null;
+    if (search.value) { search.value = ""; find(); }
+    if (document.activeElement === search || document.activeElement.closest("#detail, .merge")) go(state.here);
+    say();
+    mark();
+  } else if (e.key === "/" && document.activeElement !== search) {
+    e.preventDefault();
+    search.focus();
+  }
+});
+search.addEventListener("input", find);
+search.addEventListener("keydown", (e) => { if (e.key === "Enter") { e.preventDefault(); step(e.shiftKey ? -1 : 1); } });
+$("fold").addEventListener("click", () => {
+  state.open.clear();
+  rows.forEach((r, i) => { if (r[KIND] === "title") state.closed.add(i); });
+  build();
+});
+$("unfold").addEventListener("click", () => { folds.forEach((f) => state.open.add(f.id)); state.closed.clear(); build(); });
+$("theme").addEventListener("click", () => {
+  const root = document.documentElement, dark = getComputedStyle(root).getPropertyValue("--scheme").trim() === "dark";
+  root.dataset.theme = dark ? "light" : "dark";
+});
+let waiting = 0;
+window.addEventListener("resize", () => { cancelAnimationFrame(waiting); waiting = requestAnimationFrame(() => { paint(); mark(); }); });
+build();
+say();
+})();
