@@ -13,7 +13,9 @@ import torch
 
 import skipway
 import skipway.data
+import skipway.study
 import skipway.train
+import skipway.zoo.initialise
 
 FOLDER = Path(__file__).parents[1] / "examples"
 FILES = sorted(FOLDER.rglob("*.py"))
@@ -25,7 +27,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     """Run an example as a script; gives its globals and what it printed."""
 
     def call(name: str, *arguments: str) -> tuple[dict[str, Any], str]:
-        path = str(FOLDER / "thread" / name)
+        path = str(next(FOLDER.rglob(name)))
         monkeypatch.setattr(sys, "argv", [path, *arguments])
         # an example seeds torch's generator for itself, not for the tests after it
         with torch.random.fork_rng():
@@ -41,7 +43,8 @@ def test_an_example_says_what_it_answers_and_uses_public_names(path: Path) -> No
     doc = ast.get_docstring(tree)
     assert doc
     assert path.parent.name != "thread" or "The question: " in doc
-    public = {"skipway": skipway.__all__, "skipway.train": skipway.train.__all__, "skipway.data": skipway.data.__all__}
+    modules = (skipway, skipway.data, skipway.study, skipway.train, skipway.zoo.initialise)
+    public = {module.__name__: module.__all__ for module in modules}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("skipway"):
             assert {alias.name for alias in node.names} <= set(public[node.module or ""])
@@ -128,3 +131,33 @@ def test_mnist_cnn_takes_all_of_mnist(run: Run, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(skipway.data, "mnist", mnist)
     run("7_mnist_cnn.py", "--full", "--epochs=1", "--batch=32")
     assert asked == [False]
+
+
+def test_degradation(run: Run, tmp_path: Path) -> None:
+    space, out = run("degradation.py", "--depths", "2", "30", "--epochs=1", f"--out={tmp_path}")
+    deep = space["results"][30]
+    # ReZero begins as the identity; batch norm without shortcuts explodes, by nearly a fifth a layer
+    assert deep["ReZero"].ratio == pytest.approx(1, abs=1e-9)
+    assert deep["plain + BN"].ratio > 100
+    assert min(deep[name].accuracy for name in ("residual + BN", "residual / √L", "ReZero")) > 0.6
+    assert deep["plain"].accuracy < 0.5
+    assert deep["plain + BN"].accuracy < 0.3
+    assert all(row[name].seconds > 0 for row in space["results"].values() for name in row)
+    assert (tmp_path / "degradation.png").read_bytes().startswith(b"\x89PNG")
+    assert f"{deep['ReZero'].accuracy:.1%}" in out
+
+
+def test_shortcut_variants(run: Run) -> None:
+    space, out = run("shortcut_variants.py", "--blocks=1", "--epochs=1", "--digits=200")
+    runs = {one.name: one for one in space["results"].runs}
+    assert list(runs) == list(space["VARIANTS"])
+    more = {name: one.parameters - runs["original"].parameters for name, one in runs.items()}
+    gates, maps = (sum(c * c + c * bias for c in space["WIDTHS"]) for bias in (1, 0))
+    assert {name: count for name, count in more.items() if count} == {
+        "exclusive gating": gates,
+        "shortcut-only gating, 0": gates,
+        "shortcut-only gating, -6": gates,
+        "1x1 convolution": maps,
+    }
+    assert not any(one.failed for one in runs.values())
+    assert space["results"].table() in out
