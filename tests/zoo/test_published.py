@@ -35,6 +35,7 @@ PARAMETERS = {
     "pyramidnet200_240": 26_752_702, "pyramidnet236_220": 26_969_046, "pyramidnet272_200": 26_210_842,
     "stochastic_depth_resnet110": 1_727_962, "shake_shake26_2x32d": 2_923_162, "shake_shake26_2x64d": 11_653_978,
     "shake_shake26_2x96d": 26_192_922, "fixup_resnet": 1_720_138, "fixup_resnet50": 25_504_026, "deep_cross": 6_129,
+    "fractalnet20": 33_724_618,
 }  # fmt: skip
 MACS = {
     "resnet18": 1_814_073_344, "resnet34": 3_663_761_408, "resnet50": 4_089_184_256, "resnet101": 7_801_405_440,
@@ -43,7 +44,7 @@ MACS = {
 }  # fmt: skip
 FAMILIES = [
     "cifar_resnet", "preact_resnet", "wide_resnet", "cifar_densenet", "cifar_resnext", "repvgg", "mobileone", "dirac",
-    "pyramidnet", "stochastic_depth_resnet", "shake_shake",
+    "pyramidnet", "stochastic_depth_resnet", "shake_shake", "fractalnet",
 ]  # fmt: skip
 DEEP = [
     "resnet101", "resnet152", "resnet101_d", "cifar_resnet110", "preact_resnet164", "densenet161", "densenet169",

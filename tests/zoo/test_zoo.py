@@ -63,6 +63,7 @@ SMALL = {
     "pyramid, bottlenecks": ("pyramidnet", {"depth": 11, "alpha": 9, "bottleneck": True}, (3, 16, 16)),
     "stochastic depth": ("stochastic_depth_resnet", {"depth": 8, "survival": 0.999}, (3, 16, 16)),
     "shake-shake": ("shake_shake", {"depth": 8, "width": 8}, (3, 16, 16)),
+    "fractal": ("fractalnet", {"widths": (4, 8), "dropout": (0, 0), "drop_path": 0.0, "share": 0.0}, (3, 16, 16)),
 }
 BIG = ("fpn", "deep stem", "resnet A", "resnet B", "resnet C", "resnet D", "bottlenecks", "groups")
 

@@ -19,6 +19,7 @@ from .encoder_decoder import unet
 from .fixup import Bias, fixup_resnet, fixup_resnet50
 from .foreign import load
 from .fpn import fpn
+from .fractal import fractalnet
 from .hourglass import hourglass
 from .linknet import linknet
 from .mlp import cascade, highway, lang_witbrock, rezero_mlp, tabular_resnet
@@ -45,7 +46,7 @@ __all__ = [
     "Bias", "ChannelNorm", "Check", "Count", "Embedding", "Heads", "cascade", "check", "cifar_densenet", "cifar_resnet",
     "cifar_resnext", "convnext", "count", "crosses", "deep_cross", "densenet121", "densenet161", "densenet169",
     "densenet201", "densenet264", "dirac", "diracnet", "first_token", "fixup_resnet", "fixup_resnet50", "fpn",
-    "highway", "hourglass", "instead", "lang_witbrock", "linknet", "load", "make", "mobileone", "names",
+    "fractalnet", "highway", "hourglass", "instead", "lang_witbrock", "linknet", "load", "make", "mobileone", "names",
     "preact_resnet", "pyramidnet", "repvgg", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet_d",
     "resnext", "rezero_mlp", "shake_shake", "stochastic_depth_resnet", "tabular_resnet", "tokens", "unet",
     "unet_plus_plus", "vit", "wide_resnet", "wide_resnet50_2", "wide_resnet101_2",

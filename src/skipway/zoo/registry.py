@@ -12,7 +12,7 @@ from .entry import Entry
 
 #: the files of the zoo, in the order in which their nets are listed
 FAMILIES = (
-    "resnet", "cifar", "fixup", "densenet", "convnext", "repvgg", "dirac", "pyramidnet", "stochastic",
+    "resnet", "cifar", "fixup", "densenet", "convnext", "repvgg", "dirac", "pyramidnet", "stochastic", "fractal",
     "encoder_decoder", "linknet", "unet_plus_plus", "hourglass", "fpn", "mlp", "deep_cross", "vit",
 )  # fmt: skip
 
