@@ -17,7 +17,7 @@ const last = rows.map((r, i) => {          // the last row of a nested chain
 });
 const values = rows.map((r, i) => i).filter((i) => rows[i][KIND] !== "title");
 const place = new Map(values.map((r, k) => [r, k]));
-const MANY = 4000, SVG = "http://www.w3.org/2000/svg";
+const MANY = 6000, SVG = "http://www.w3.org/2000/svg";
 const $ = (id) => document.getElementById(id);
 const net = $("net"), detail = $("detail"), search = $("search");
 const state = { closed: new Set(D.closed), open: new Set(), here: null, near: null, on: null, hits: [], hit: -1 };
@@ -226,14 +226,15 @@ function paint() {
   drawn.forEach((l, k) => {
     const s = spots.get(l.start), e = spots.get(l.end);
     const y1 = l.loose && l.start !== twin(l.arc.start) ? s.y + 3 : l.arc.branch ? s.branch : s.out;
-    const y2 = e.signs.get(l) ?? e.y - 3, reach = 12 + (wide - 14) * Math.pow(spans[k] / most, 0.55);
+    const y2 = e.signs.get(l) ?? e.y - 3, reach = Math.min(12 + (wide - 14) * Math.pow(spans[k] / most, 0.55), 16 + spans[k] * 0.45);
     const x1 = spine, x2 = spine + (e.signs.has(l) ? 10 : 12), base = spine + 14, x = base + reach, m = (y1 + y2) / 2, c = 0.5523;
     l.d = `M${x1} ${y1}H${base}C${base + c * reach} ${y1} ${x} ${m - c * (m - y1)} ${x} ${m}C${x} ${m + c * (y2 - m)} ${base + c * reach} ${y2} ${base} ${y2}H${x2}`;
     l.path = draw("path", {
       class: "arc" + (l.loose ? " loose" : ""), d: l.d, "data-arc": l.arc.id,
-      style: `stroke:var(--l-${colour(l.arc.merge)});stroke-width:${drawn.length > 300 ? 0.8 : 1.6}px`,
+      style: `stroke:var(--l-${colour(l.arc.merge)});stroke-width:${drawn.length > 2000 ? 0.4 : drawn.length > 300 ? 0.8 : 1.6}px`,
     });
-    if (few) mid.append(l.path);
+    l.tip = draw("path", { class: "tip", d: `M${x2 - 1} ${y2}l6 -3.2v6.4z`, style: `fill:var(--l-${colour(l.arc.merge)})` });
+    mid.append(...(few ? [l.path, l.tip] : [l.tip]));
     if (drawn.length <= 1500) {
       const hit = draw("path", { class: "hit", d: l.d, "data-arc": l.arc.id });
       hit.addEventListener("mouseenter", () => { state.near = { arc: l }; say(); mark(); });
@@ -309,7 +310,9 @@ function mark() {
     const a = l.arc, touches = a === near || (row !== null && (l.start === row || l.end === row));
     l.path.classList.toggle("on", on !== null && (a === on || l.all.includes(on)));
     l.path.classList.toggle("near", touches);
-    l.path.classList.toggle("off", on !== null && a !== on && !l.all.includes(on) && !past(a, on) && !past(on, a));
+    const off = on !== null && a !== on && !l.all.includes(on) && !past(a, on) && !past(on, a);
+    l.path.classList.toggle("off", off);
+    l.tip.classList.toggle("off", off);
     if (!svg.few) {
       const wanted = touches || l.all.includes(on);
       if (wanted && !l.path.parentNode) svg.mid.append(l.path);
