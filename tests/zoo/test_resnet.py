@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from skipway import ChainError
+from skipway import ChainError, SqueezeExcite
 from skipway.zoo.cost import count
 from skipway.zoo.resnet import bottleneck, resnet, resnet18, resnet_d
 
@@ -97,3 +97,21 @@ def test_resnet_d_takes_any_depth_and_size():
     with torch.no_grad():
         assert net(torch.zeros(1, 3, 47, 33)).shape == (1, 3)
     assert net.plan.nodes[1].form.shape == (64, 112, 112)
+
+
+def test_squeeze_and_excitation_weighs_the_channels_of_a_branch():
+    block = bottleneck(16, 8, 32, 2, "B", "3x3", scale=SqueezeExcite(8)).build((16, 8, 8)).eval()
+    x = torch.randn(2, 16, 8, 8)
+    edge = block.shortcuts["input->output"]
+    branch = x
+    for layer in block:
+        branch = layer(branch)
+    weight = edge.scale.excite(edge.scale.squeeze(branch.mean((2, 3))).relu()).sigmoid()
+    with torch.no_grad():
+        assert torch.allclose(block(x), (branch * weight[:, :, None, None] + edge.path(x)).relu(), atol=1e-6)
+
+
+def test_parameters_of_squeeze_and_excitation(built):
+    inside = sum(n * (2 * c * c // 16 + c // 16 + c) for n, c in zip((3, 4, 6, 3), (256, 512, 1024, 2048), strict=True))
+    assert count(built("se_resnet50")).parameters - count(built("resnet50")).parameters == inside
+    assert count(built("se_resnet50")).depth == 50

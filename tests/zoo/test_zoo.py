@@ -22,6 +22,7 @@ SMALL = {
     "resnet C": ("resnet18", {"num_classes": 5, "shortcut": "C"}, (3, 40, 40)),
     "resnet D": ("resnet18", {"num_classes": 5, "shortcut": "D"}, (3, 40, 40)),
     "deep stem": ("resnet50_d", {"num_classes": 5}, (3, 33, 33)),
+    "squeeze and excitation": ("resnet18", {"num_classes": 5, "squeeze": 16}, (3, 40, 40)),
     "bottlenecks": ("resnet50", {"num_classes": 5, "stride_on": "1x1"}, (3, 33, 33)),
     "groups": ("resnext50_32x4d", {"num_classes": 5}, (3, 33, 33)),
     "cifar A": ("cifar_resnet", {"depth": 8}, (3, 16, 16)),
@@ -65,7 +66,7 @@ SMALL = {
     "shake-shake": ("shake_shake", {"depth": 8, "width": 8}, (3, 16, 16)),
     "fractal": ("fractalnet", {"widths": (4, 8), "dropout": (0, 0), "drop_path": 0.0, "share": 0.0}, (3, 16, 16)),
 }
-BIG = ("fpn", "deep stem", "resnet A", "resnet B", "resnet C", "resnet D", "bottlenecks", "groups")
+BIG = ("squeeze and excitation", "fpn", "deep stem", "resnet A", "resnet B", "resnet C", "resnet D", "bottlenecks", "groups")
 
 #: what has no gradient in the first step, since a number begins at 0 that multiplies it or what is made of it
 ASLEEP = {"rezero": r"body\.(?!.*scale)", "fixup": r"(?!head)"}
@@ -146,7 +147,7 @@ def test_a_step_of_training(which):
     net = make(name, **options)
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
     before = {key: p.detach().clone() for key, p in net.named_parameters()}
-    net(torch.randn(2, *shape)).square().mean().backward()
+    (net(torch.randn(2, *shape)) - 1).square().mean().backward()
     optimizer.step()
     assert any(not torch.equal(p, before[key]) for key, p in net.named_parameters())
     assert all(p.isfinite().all() for p in net.parameters())

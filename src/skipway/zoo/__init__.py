@@ -35,6 +35,7 @@ from .resnet import (
     resnet152,
     resnet_d,
     resnext,
+    se_resnet50,
     wide_resnet50_2,
     wide_resnet101_2,
 )
@@ -48,6 +49,6 @@ __all__ = [
     "densenet201", "densenet264", "dirac", "diracnet", "first_token", "fixup_resnet", "fixup_resnet50", "fpn",
     "fractalnet", "highway", "hourglass", "instead", "lang_witbrock", "linknet", "load", "make", "mobileone", "names",
     "preact_resnet", "pyramidnet", "repvgg", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet_d",
-    "resnext", "rezero_mlp", "shake_shake", "stochastic_depth_resnet", "tabular_resnet", "tokens", "unet",
-    "unet_plus_plus", "vit", "wide_resnet", "wide_resnet50_2", "wide_resnet101_2",
+    "resnext", "rezero_mlp", "se_resnet50", "shake_shake", "stochastic_depth_resnet", "tabular_resnet", "tokens",
+    "unet", "unet_plus_plus", "vit", "wide_resnet", "wide_resnet50_2", "wide_resnet101_2",
 ]  # fmt: skip

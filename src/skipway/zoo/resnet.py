@@ -15,9 +15,20 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from torch import nn
-
-from skipway import AvgPool, BatchNorm, Chain, ChainError, Conv, Dense, GlobalAvgPool, MaxPool, Pad, Project, Skip, relu
+from skipway import (
+    BatchNorm,
+    Chain,
+    ChainError,
+    Conv,
+    Dense,
+    GlobalAvgPool,
+    MaxPool,
+    Pad,
+    Project,
+    Skip,
+    SqueezeExcite,
+    relu,
+)
 from skipway.errors import nearest
 
 from .entry import COUNTED, LIBRARIES, Entry, Figure, parameters
@@ -34,25 +45,20 @@ STAGES = {
 }  # fmt: skip
 
 
-def path(option: Option, start: int, end: int, stride: int) -> Any:
-    """What happens to a value of ``start`` channels on its way around a block that makes ``end``.
+def path(option: Option) -> Pad | Project:
+    """What happens to a value on its way around a block.
 
-    >>> path("A", 64, 128, 2)
-    Pad()
+    >>> path("D").down
+    'mean'
     """
     if option == "A":
         return Pad()
-    if option in ("B", "C"):
-        return Project(norm=BatchNorm, always=option == "C")
-    if option != "D":
+    if option not in ("B", "C", "D"):
         raise ChainError(f'shortcut= is "A", "B", "C" or "D", not {option!r}: {nearest(str(option), "ABCD")}')
-    if start == end and stride == 1:
-        return "identity"
-    pool = [AvgPool(2, ceil_mode=True)] if stride > 1 else []
-    return nn.Sequential(*pool, Conv(start, end, 1, bias=False), BatchNorm(end))
+    return Project(norm=BatchNorm, always=option == "C", down="mean" if option == "D" else "stride")
 
 
-def basic(width_in: int, width: int, stride: int, shortcut: Option) -> Skip:
+def basic(width_in: int, width: int, stride: int, shortcut: Option, scale: Any = None) -> Skip:
     """Two 3x3 convolutions with a shortcut around them. Shapes: ``(N, width_in, H, W)`` to ``(N, width, H/s, W/s)``.
 
     >>> len(basic(8, 8, 1, "B"))
@@ -61,12 +67,19 @@ def basic(width_in: int, width: int, stride: int, shortcut: Option) -> Skip:
     return Skip(
         Conv(width_in, width, 3, stride=stride, padding=1, bias=False), BatchNorm(width), relu,
         Conv(width, width, 3, padding=1, bias=False), BatchNorm(width),
-        path=path(shortcut, width_in, width, stride), act=relu,
+        path=path(shortcut), act=relu, scale=scale,
     )  # fmt: skip
 
 
 def bottleneck(
-    width_in: int, inner: int, width: int, stride: int, shortcut: Option, stride_on: StrideOn, groups: int = 1
+    width_in: int,
+    inner: int,
+    width: int,
+    stride: int,
+    shortcut: Option,
+    stride_on: StrideOn,
+    groups: int = 1,
+    scale: Any = None,
 ) -> Skip:
     """1x1, 3x3 and 1x1 convolutions with a shortcut around them; the 3x3 works on ``inner`` channels.
 
@@ -78,7 +91,7 @@ def bottleneck(
         Conv(width_in, inner, 1, stride=first, bias=False), BatchNorm(inner), relu,
         Conv(inner, inner, 3, stride=second, padding=1, groups=groups, bias=False), BatchNorm(inner), relu,
         Conv(inner, width, 1, bias=False), BatchNorm(width),
-        path=path(shortcut, width_in, width, stride), act=relu,
+        path=path(shortcut), act=relu, scale=scale,
     )  # fmt: skip
 
 
@@ -107,6 +120,7 @@ def resnet(
     groups: int = 1,
     width: int = 64,
     stem: Stem = "7x7",
+    squeeze: int | None = None,
     in_channels: int = 3,
 ) -> Chain:
     """The residual nets of table 1 (1512.03385). Shapes: ``(N, in_channels, H, W)`` to ``(N, num_classes)``.
@@ -129,6 +143,8 @@ def resnet(
         :func:`wide_resnet50_2`.
     stem:
         one ``"7x7"`` convolution, or the ``"deep"`` stem of :func:`resnet_d`: three of 3x3.
+    squeeze:
+        the reduction of squeeze-and-excitation on every branch: see :func:`se_resnet50`.
 
     Convolutions begin as in 1502.01852 (variance 2 / fan-out), norms with gamma 1.
 
@@ -154,6 +170,7 @@ def resnet(
             f"bottlenecks, from depth 50 on"
         )
 
+    scale = None if squeeze is None else SqueezeExcite(squeeze)
     stages: dict[str, Chain] = {}
     before = 64
     for i, count in enumerate(blocks):
@@ -161,9 +178,9 @@ def resnet(
         row = []
         for stride in [2 if i else 1] + [1] * (count - 1):
             if deep:
-                row.append(bottleneck(before, inner, after, stride, shortcut, stride_on, groups))
+                row.append(bottleneck(before, inner, after, stride, shortcut, stride_on, groups, scale))
             else:
-                row.append(basic(before, after, stride, shortcut))
+                row.append(basic(before, after, stride, shortcut, scale))
             before = after
         stages[f"stage{i + 1}"] = Chain(*row)
     first = Conv(in_channels, 64, 7, stride=2, padding=3, bias=False) if stem == "7x7" else deep_stem(in_channels)
@@ -278,6 +295,21 @@ def resnet_d(depth: int = 50, num_classes: int = 1000, **options: Any) -> Chain:
     return resnet(depth, num_classes, "D", stem="deep", **options)
 
 
+def se_resnet50(num_classes: int = 1000, squeeze: int = 16, **options: Any) -> Chain:
+    """SE-ResNet-50 (1709.01507): every channel of a branch is weighed by what the means of all channels say.
+
+    A net of two dense layers, to a 16th of the channels and back, makes the weights: 28,088,024 parameters in all.
+    Options as in :func:`resnet`.
+
+    >>> import torch
+    >>> with torch.device("meta"):
+    ...     net = se_resnet50()
+    >>> net["stage1"][0].wiring[0].scale, sum(p.numel() for p in net.parameters())
+    (SqueezeExcite(reduction=16), 28088024)
+    """
+    return resnet(50, num_classes, squeeze=squeeze, **options)
+
+
 _PAPER, _TIMM = "1512.03385, table 1", "timm 1.0.31"
 
 
@@ -320,11 +352,14 @@ NETS = {
         Figure("depth", 52, "1812.01187: two more in the stem"),
         Figure("projections", 4, "1812.01187: where the shape changes"),
     ]),
+    "se_resnet50": Entry(resnet, {"depth": 50, "squeeze": 16}, [
+        parameters(28_088_024, _TIMM), Figure("depth", 50, "1709.01507, table 1"),
+    ]),
     "resnet101_d": Entry(resnet, {"depth": 101, "shortcut": "D", "stem": "deep"}, [parameters(44_568_392, _TIMM)]),
 }  # fmt: skip
 
 
 __all__ = [
     "basic", "bottleneck", "deep_stem", "path", "resnet", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
-    "resnet_d", "resnext", "wide_resnet50_2", "wide_resnet101_2",
+    "resnet_d", "resnext", "se_resnet50", "wide_resnet50_2", "wide_resnet101_2",
 ]  # fmt: skip
