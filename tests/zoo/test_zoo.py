@@ -65,6 +65,7 @@ SMALL = {
     "stochastic depth": ("stochastic_depth_resnet", {"depth": 8, "survival": 0.999}, (3, 16, 16)),
     "shake-shake": ("shake_shake", {"depth": 8, "width": 8}, (3, 16, 16)),
     "fractal": ("fractalnet", {"widths": (4, 8), "dropout": (0, 0), "drop_path": 0.0, "share": 0.0}, (3, 16, 16)),
+    "dual path": ("dual_path", {"num_classes": 5, "depth": 68}, (3, 40, 40)),
 }
 BIG = ("squeeze and excitation", "fpn", "deep stem", "resnet A", "resnet B", "resnet C", "resnet D", "bottlenecks", "groups")
 

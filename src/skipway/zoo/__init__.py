@@ -15,6 +15,7 @@ from .cost import Count, count
 from .deep_cross import crosses, deep_cross
 from .densenet import cifar_densenet, densenet121, densenet161, densenet169, densenet201, densenet264
 from .dirac import dirac, diracnet
+from .dual_path import dual_path
 from .encoder_decoder import unet
 from .fixup import Bias, fixup_resnet, fixup_resnet50
 from .foreign import load
@@ -46,9 +47,9 @@ from .vit import Embedding, Heads, first_token, tokens, vit
 __all__ = [
     "Bias", "ChannelNorm", "Check", "Count", "Embedding", "Heads", "cascade", "check", "cifar_densenet", "cifar_resnet",
     "cifar_resnext", "convnext", "count", "crosses", "deep_cross", "densenet121", "densenet161", "densenet169",
-    "densenet201", "densenet264", "dirac", "diracnet", "first_token", "fixup_resnet", "fixup_resnet50", "fpn",
-    "fractalnet", "highway", "hourglass", "instead", "lang_witbrock", "linknet", "load", "make", "mobileone", "names",
-    "preact_resnet", "pyramidnet", "repvgg", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet_d",
-    "resnext", "rezero_mlp", "se_resnet50", "shake_shake", "stochastic_depth_resnet", "tabular_resnet", "tokens",
-    "unet", "unet_plus_plus", "vit", "wide_resnet", "wide_resnet50_2", "wide_resnet101_2",
+    "densenet201", "densenet264", "dirac", "diracnet", "dual_path", "first_token", "fixup_resnet", "fixup_resnet50",
+    "fpn", "fractalnet", "highway", "hourglass", "instead", "lang_witbrock", "linknet", "load", "make", "mobileone",
+    "names", "preact_resnet", "pyramidnet", "repvgg", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
+    "resnet_d", "resnext", "rezero_mlp", "se_resnet50", "shake_shake", "stochastic_depth_resnet", "tabular_resnet",
+    "tokens", "unet", "unet_plus_plus", "vit", "wide_resnet", "wide_resnet50_2", "wide_resnet101_2",
 ]  # fmt: skip

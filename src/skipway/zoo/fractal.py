@@ -147,7 +147,8 @@ def column(net: Chain, which: int) -> Chain:
     parts: dict[str, Any] = {}
     for name, part in net.named_children():
         parts[name] = _column(part, which) if isinstance(part, Chain) else part
-    return Chain(**parts, input=net.plan.input.value.shape).train(net.training)
+    size: Any = net.plan.input.shape
+    return Chain(**parts, input=size).train(net.training)
 
 
 def _column(block: Chain, which: int) -> Chain:

@@ -13,7 +13,7 @@ from .entry import Entry
 #: the files of the zoo, in the order in which their nets are listed
 FAMILIES = (
     "resnet", "cifar", "fixup", "densenet", "convnext", "repvgg", "dirac", "pyramidnet", "stochastic", "fractal",
-    "encoder_decoder", "linknet", "unet_plus_plus", "hourglass", "fpn", "mlp", "deep_cross", "vit",
+    "dual_path", "encoder_decoder", "linknet", "unet_plus_plus", "hourglass", "fpn", "mlp", "deep_cross", "vit",
 )  # fmt: skip
 
 #: by module, since a function may be named as its file is
