@@ -102,7 +102,9 @@ def plot(path: Path, results: dict[int, dict[str, Result]]) -> None:
     for axes, (what, title) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         for name, mark in zip(next(iter(results.values())), "osv^D*", strict=True):
             axes.plot(list(results), [getattr(row[name], what) for row in results.values()], label=name, marker=mark)
-        axes.set(xscale="log", yscale="linear" if what == "accuracy" else "log", xlabel="layers", title=title)
+        axes.set(xscale="log", yscale="log" if what == "ratio" else "linear", xlabel="layers", title=title)
+        axes.set_xticks(list(results), [f"{depth:,}" for depth in results], minor=False)
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
     path.parent.mkdir(parents=True, exist_ok=True)

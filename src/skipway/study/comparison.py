@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from skipway.study.result import COLOURS, GREYS, Result, as_json, short
 from skipway.train.history import History
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: colours that people who see few colours can tell apart (Okabe and Ito), plain nets in grey first
-_GREYS = ("#555555", "#a0a0a0", "#c8a27a")
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _HEADS = ("net", "shortcuts", "parameters", "train loss", "test accuracy", "gradient first / last", "seconds")
 
 
@@ -50,7 +47,7 @@ class Run:
 
 
 @dataclass
-class Comparison:
+class Comparison(Result):
     """The runs of :func:`compare`, with its options.
 
     ``chance`` is the accuracy of always giving the most frequent label of the test data, of ``test_rows`` rows.
@@ -98,29 +95,7 @@ class Comparison:
 
     def table(self) -> str:
         """A line a net: loss and accuracy of the last epoch, gradient of the first and last weight before training."""
-        rows = self.rows()
-        widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADS))]
-        lines = [
-            "  ".join(
-                cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in rows
-        ]
-        return "\n".join(line.rstrip() for line in lines)
-
-    def __str__(self) -> str:
-        return self.table()
-
-    def __rich__(self) -> Any:
-        from rich.table import Table
-
-        rows = self.rows()
-        table = Table()
-        for i, head in enumerate(rows[0]):
-            table.add_column(head, justify="right" if i else "left")
-        for row in rows[1:]:
-            table.add_row(*row)
-        return table
+        return super().table()
 
     def conclusion(self) -> str:
         """One sentence, computed: whether the nets with shortcuts do better than the best net without.
@@ -155,7 +130,7 @@ class Comparison:
             "conclusion": self.conclusion(),
             "runs": runs,
         }
-        plain: dict[str, Any] = _plain(whole)
+        plain: dict[str, Any] = as_json(whole)
         return plain
 
     def plot(self, path: str | Path | None = None) -> Figure:
@@ -197,7 +172,7 @@ class Comparison:
         return figure
 
     def _colours(self) -> dict[str, str]:
-        greys, colours = iter(_GREYS * len(self.runs)), iter(_COLOURS * len(self.runs))
+        greys, colours = iter(GREYS * len(self.runs)), iter(COLOURS * len(self.runs))
         return {name: next(colours if self.of(name)[0].shortcuts else greys) for name in self.names}
 
 
@@ -221,16 +196,4 @@ def _ends(runs: list[Run]) -> str:
         return "-"
     ends = [[norms[at] for norms in pairs] for at in (0, -1)]
     # a mean of logarithms, since gradients differ by powers of ten
-    return " / ".join(_short(statistics.geometric_mean(n) if min(n) > 0 else 0.0) for n in ends)
-
-
-def _short(value: float) -> str:
-    return f"{value:.2g}" if value == 0 or 0.01 <= value < 1000 else f"{value:.0e}"
-
-
-def _plain(thing: Any) -> Any:
-    if isinstance(thing, dict):
-        return {k: _plain(v) for k, v in thing.items()}
-    if isinstance(thing, (list, tuple)):
-        return [_plain(v) for v in thing]
-    return None if isinstance(thing, float) and not math.isfinite(thing) else thing
+    return " / ".join(short(statistics.geometric_mean(n) if min(n) > 0 else 0.0) for n in ends)
