@@ -71,8 +71,8 @@ class Pattern:
     @staticmethod
     def _over_depth(key: str, value: Any) -> bool:
         """Whether an option may differ from shortcut to shortcut: a gain that is, or holds, a function of (l, L)."""
-        held = [value] if is_dataclass(value) is False else [getattr(value, f.name) for f in fields(value)]
-        return key in _GAINS and any(is_schedule(v) for v in held)
+        inside = [getattr(value, f.name) for f in fields(value)] if is_dataclass(value) else []
+        return key in _GAINS and any(is_schedule(v) for v in (value, *inside))
 
     def _options(self, depth: int, of: int) -> dict[str, Any]:
         """The options of the shortcuts into the ``depth``-th of ``of`` values where shortcuts of this pattern end."""

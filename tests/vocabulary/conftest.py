@@ -142,7 +142,7 @@ CASES: dict[str, Case] = {
     ),
     "slice": Case(lambda: Skip(Dense(6, 4, tanh), path=Slice(1, 5)), VECTOR),
     "slice of channels, projected": image(path=[Slice(0, 2), Project()]),
-    "low rank": vector(path=LowRank(2), quiet=("path.0.0.weight",), identity=True),
+    "low rank": vector(path=LowRank(2), quiet=("path.0.weight",), identity=True),
     "low rank of images, alone": image(out=7, path=LowRank(2, identity=False)),
     "householder": vector(path=Householder()),
     "householder, learned": image(path=Householder(Learned(0.5))),

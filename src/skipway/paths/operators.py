@@ -47,7 +47,7 @@ class LowRank(Path):
         if not self.identity:
             return nn.Sequential(down, up)
         nn.init.zeros_(up.weight)  # type: ignore[arg-type]
-        return _AndItself(nn.Sequential(down, up))
+        return _AndItself(down, up)
 
 
 class _AndItself(nn.Sequential):

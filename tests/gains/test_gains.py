@@ -147,7 +147,7 @@ def test_drop_where_nothing_would_remain_is_refused(options):
 
 
 def test_drop_words_are_checked():
-    with pytest.raises(ChainError, match='"row" .every sample.'):
+    with pytest.raises(ChainError, match=r'"row" \(every sample\)'):
         Drop(0.5, mode="sample")
     with pytest.raises(ChainError, match='"train-scale" or "test-scale"'):
         Drop(0.5, law="none")
