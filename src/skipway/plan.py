@@ -353,7 +353,8 @@ class Plan(Graph):
                 connections[0].make_merge(shortcut, branch, brought)
             for edge, made, value in zip(edges, connections, brought, strict=True):  # noqa: B007 (errors name it)
                 made.check_gains(branch, value)
-                follow(made, node.owner)
+                if not old:
+                    follow(made, node.owner)
             edge = head
             result = self._meet(connections[0], branch, *brought)
         except Misfit as misfit:

@@ -142,6 +142,14 @@ def test_for_images_of_any_size():
         assert net(torch.randn(1, 3, size, size)).shape == (1, 3, size, size)
 
 
+def test_a_new_size_leaves_the_mode_of_a_part():
+    # dropping at test on purpose, as Monte Carlo dropout does, must not end with the first image of another size
+    net = Skip(Conv(2, 2, 1), drop=0.5).eval()
+    net.shortcuts["input->output"].drop.train()
+    net(torch.zeros(1, 2, 6, 6))
+    assert net.shortcuts["input->output"].drop.training
+
+
 def test_branches_side_by_side():
     net = Parallel(Dense(4, 3), Dense(4, 3), Dense(4, 3), merge=Weighted("positive"))
     x = torch.randn(2, 4)
