@@ -35,9 +35,8 @@ PARAMETERS = {
     "pyramidnet200_240": 26_752_702, "pyramidnet236_220": 26_969_046, "pyramidnet272_200": 26_210_842,
     "stochastic_depth_resnet110": 1_727_962, "shake_shake26_2x32d": 2_923_162, "shake_shake26_2x64d": 11_653_978,
     "shake_shake26_2x96d": 26_192_922, "fixup_resnet": 1_720_138, "fixup_resnet50": 25_504_026, "deep_cross": 6_129,
-    "fractalnet20": 33_724_618, "se_resnet50": 28_088_024,
-    "dual_path68": 12_611_602, "dual_path92": 37_668_392, "dual_path98": 61_570_728, "dual_path107": 86_917_800,
-    "dual_path131": 79_254_504,
+    "fractalnet20": 33_724_618, "se_resnet50": 28_088_024, "dual_path68": 12_611_602, "dual_path92": 37_668_392,
+    "dual_path98": 61_570_728, "dual_path107": 86_917_800, "dual_path131": 79_254_504, "nf_resnet50": 25_557_048,
 }  # fmt: skip
 MACS = {
     "resnet18": 1_814_073_344, "resnet34": 3_663_761_408, "resnet50": 4_089_184_256, "resnet101": 7_801_405_440,

@@ -23,6 +23,7 @@ SMALL = {
     "resnet D": ("resnet18", {"num_classes": 5, "shortcut": "D"}, (3, 40, 40)),
     "deep stem": ("resnet50_d", {"num_classes": 5}, (3, 33, 33)),
     "squeeze and excitation": ("resnet18", {"num_classes": 5, "squeeze": 16}, (3, 40, 40)),
+    "norm-free": ("nf_resnet50", {"num_classes": 5}, (3, 33, 33)),
     "bottlenecks": ("resnet50", {"num_classes": 5, "stride_on": "1x1"}, (3, 33, 33)),
     "groups": ("resnext50_32x4d", {"num_classes": 5}, (3, 33, 33)),
     "cifar A": ("cifar_resnet", {"depth": 8}, (3, 16, 16)),
@@ -67,10 +68,10 @@ SMALL = {
     "fractal": ("fractalnet", {"widths": (4, 8), "dropout": (0, 0), "drop_path": 0.0, "share": 0.0}, (3, 16, 16)),
     "dual path": ("dual_path", {"num_classes": 5, "depth": 68}, (3, 40, 40)),
 }
-BIG = ("squeeze and excitation", "fpn", "deep stem", "resnet A", "resnet B", "resnet C", "resnet D", "bottlenecks", "groups")
+BIG = ("norm-free", "squeeze and excitation", "fpn", "deep stem", "resnet A", "resnet B", "resnet C", "resnet D", "bottlenecks", "groups")
 
 #: what has no gradient in the first step, since a number begins at 0 that multiplies it or what is made of it
-ASLEEP = {"rezero": r"body\.(?!.*scale)", "fixup": r"(?!head)"}
+ASLEEP = {"rezero": r"body\.(?!.*scale)", "fixup": r"(?!head)", "norm-free": r"stage\d\.\d+\.(body\.)?\d"}
 #: here shortcuts put another value in the place of the one along the chain, which has other sizes without them
 REPLACING = ("u-net++", "fpn")
 

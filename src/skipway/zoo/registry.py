@@ -12,8 +12,9 @@ from .entry import Entry
 
 #: the files of the zoo, in the order in which their nets are listed
 FAMILIES = (
-    "resnet", "cifar", "fixup", "densenet", "convnext", "repvgg", "dirac", "pyramidnet", "stochastic", "fractal",
-    "dual_path", "encoder_decoder", "linknet", "unet_plus_plus", "hourglass", "fpn", "mlp", "deep_cross", "vit",
+    "resnet", "nf_resnet", "cifar", "fixup", "densenet", "convnext", "repvgg", "dirac", "pyramidnet", "stochastic",
+    "fractal", "dual_path", "encoder_decoder", "linknet", "unet_plus_plus", "hourglass", "fpn", "mlp", "deep_cross",
+    "vit",
 )  # fmt: skip
 
 #: by module, since a function may be named as its file is
@@ -34,7 +35,7 @@ def entry(name: str) -> Entry:
     """What is known under a name. Raises ``ChainError`` with the nearest name where there is none.
 
     >>> entry("resnet18").options
-    ['num_classes', 'shortcut', 'stride_on', 'zero_init', 'groups', 'width', 'in_channels']
+    ['num_classes', 'shortcut', 'stride_on', 'zero_init', 'groups', 'width', 'stem', 'squeeze', 'in_channels']
     """
     if name not in ENTRIES:
         raise ChainError(f"no net of the zoo is named {name!r}: {nearest(str(name), ENTRIES)}")
