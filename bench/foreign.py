@@ -40,7 +40,7 @@ class Case:
     net: str
     options: Mapping[str, Any] = field(default_factory=dict)
     size: int = 64
-    #: as the library makes it, with the options it needs
+    #: options of the other library's function
     asked: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -55,8 +55,16 @@ class Case:
 BOTH = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "wide_resnet50_2",
     "wide_resnet101_2", "densenet121", "densenet161", "densenet169", "densenet201",
+    "convnext_tiny", "convnext_small", "convnext_base",
 )  # fmt: skip
-CASES = [Case(library, name, name) for name in BOTH for library in ("torchvision", "timm")]
+TIMM = ("repvgg_a0", "repvgg_a1", "repvgg_b1g4", "mobileone_s0", "mobileone_s1")
+CASES = [
+    *(Case(library, name, name) for name in BOTH for library in ("torchvision", "timm")),
+    *(Case("timm", name, name) for name in TIMM),
+    *(Case("timm", f"resnet{depth}d", f"resnet{depth}_d") for depth in (50, 101)),
+    Case("timm", "vit_tiny_patch16_224", "vit_tiny", {"image": 64}, asked={"img_size": 64}),
+    Case("torchvision", "vit_b_16", "vit_base", {"image": 64}, asked={"image_size": 64}),
+]
 
 
 # -- weights that both sides can make ----------------------------------------------------------------------------------
@@ -80,10 +88,10 @@ def weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
         role = name.rpartition(".")[2]
         if role == "num_batches_tracked":
             made[name] = torch.tensor(zlib.crc32(name.encode()) % 1000)
-        elif role == "weight" and len(shape) > 1:  # of variance 2 / fan-in, so that a relu keeps what arrives
+        elif role.endswith("weight") and len(shape) > 1:  # of variance 2 / fan-in, so that a relu keeps what arrives
             bound = math.sqrt(6 / math.prod(shape[1:]))
             made[name] = uniform(name, shape, -bound, bound)
-        elif role in ("bias", "running_mean"):
+        elif role.endswith("bias") or role == "running_mean":
             made[name] = uniform(name, shape, -0.5, 0.5)
         else:  # gamma of a norm, its variance, a scale
             made[name] = uniform(name, shape, 0.5, 1.5)

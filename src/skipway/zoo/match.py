@@ -27,6 +27,9 @@ ROLES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 #: counts batches, and is missing in old state dicts
 COUNTER = "num_batches_tracked"
 
+#: a map inside attention, as ``nn.MultiheadAttention`` names it
+_ATTENTION = re.compile(r"(.*_proj)_(weight|bias)")
+
 By = Literal["shape", "number", "order"]
 _WEAKER = {"shape": 0, "number": 1, "order": 2}
 Kind = frozenset[tuple[str, tuple[int, ...]]]
@@ -71,7 +74,8 @@ def parts(state: Mapping[str, Tensor]) -> list[Part]:
     for key in state:
         name, _, role = key.rpartition(".")
         if role not in ROLES:
-            name, role = key, "parameter"
+            attention = _ATTENTION.fullmatch(key)
+            name, role = attention.groups() if attention else (key, "parameter")
         found.setdefault(name, {})[role] = key
     return [Part(n, keys, {r: tuple(state[k].shape) for r, k in keys.items()}) for n, keys in found.items()]
 
@@ -118,13 +122,15 @@ class Node:
         return content(part for _, part in self.held)
 
     def opened(self) -> list[Node]:
-        """The names directly under this one that differ; the part itself for a leaf."""
+        """The names under this one, as far down as they are the same for all; the node itself for a leaf."""
         if self.leaf:
             return [self]
         depth = self.name.count(".") + 1 if self.name else 0
         inside: dict[str, list[tuple[int, Part]]] = {}
-        for at, part in self.held:
-            inside.setdefault(".".join(part.name.split(".")[: depth + 1]), []).append((at, part))
+        while len(inside) < 2:
+            depth, inside = depth + 1, {}
+            for at, part in self.held:
+                inside.setdefault(".".join(part.name.split(".")[:depth]), []).append((at, part))
         return [Node(name, held) for name, held in inside.items()]
 
 
@@ -165,15 +171,16 @@ def _pairs(mine: list[Node], theirs: list[Node], by: By, alphabetical: bool) -> 
         # the largest first: what is still inside another node could be the partner of a small one
         largest = max([*mine, *theirs], key=lambda node: len(node.held)).content
         rows = [[[node] for node in side if node.content == largest] for side in (mine, theirs)]
-        if len(rows[0]) != len(rows[1]):
+        known = len(rows[1])
+        if len(rows[0]) != known:
             # what has a name of its own on one side may be a row of neighbours on the other
-            rows = [_runs(side, largest) for side in (mine, theirs)]
+            rows = [_runs(mine, largest), rows[1] if alphabetical else _runs(theirs, largest)]
         if len(rows[0]) != len(rows[1]):
             mine, theirs = _opened(mine, largest), _opened(theirs, largest)
             continue
         mine, theirs = (_without(side, runs) for side, runs in zip((mine, theirs), rows, strict=True))
         foreign, told = _in_turn(rows[1], alphabetical)
-        weakest = max(by, told, key=_WEAKER.__getitem__)
+        weakest = max(by, told, "order" if len(rows[1]) > known else by, key=_WEAKER.__getitem__)
         for a, b in zip(rows[0], foreign, strict=True):
             yield from _pairs(a, b, weakest, alphabetical)
 
