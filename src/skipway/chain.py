@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from . import edit
 from .emit import Program
 from .errors import ChainError, nearest
-from .gains import Drop, Gain, ShakeDrop
+from .gains import Drop, Gain, ShakeDrop, undecayed
 from .graph import Graph
 from .merges import Merge
 from .paths import Path
 from .plan import Plan
 from .planned import Planned
+from .sequential import from_sequential
 from .shortcut import End, Shortcut
 from .spine import adopt, unwrap
 from .value import UNKNOWN, Value
@@ -68,6 +69,45 @@ class Chain(Planned):
         super().__init__(layers, named_layers)
         value = Value.of(self._check_shape(input)) if input is not None else UNKNOWN
         self._begin(wiring, value, refit=True).check()
+
+    @classmethod
+    def from_sequential(
+        cls,
+        sequential: nn.Sequential,
+        wiring: Wiring = (),
+        input: Sequence[int] | int | None = None,
+        nested: bool = False,
+    ) -> Chain:
+        """A chain of the layers of an ``nn.Sequential``, which it shares: their weights, names, hooks and mode.
+
+        Parameters
+        ----------
+        sequential:
+            the row of layers. Names that it was given stay names; others go by their position.
+        wiring, input:
+            as for :class:`Chain`.
+        nested:
+            make every ``nn.Sequential`` inside a chain too. Those that the wiring reaches into by a dotted name become
+            chains in any case; others stay one layer.
+
+        Its ``state_dict`` has the keys of the Sequential's, and besides them what the shortcuts own.
+
+        Raises
+        ------
+        ChainError
+            for anything but an ``nn.Sequential`` with torch's own forward and nothing beside its layers, for names that
+            a chain has for itself, and for what does not fit, as :class:`Chain` does.
+
+        >>> layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
+        >>> net = Chain.from_sequential(layers, wiring=[Shortcut("input", "output")])
+        >>> net[0] is layers[0], list(net.state_dict()) == list(layers.state_dict())
+        (True, True)
+        """
+        if cls is not Chain:
+            raise ChainError(
+                f"{cls.__name__}.from_sequential: only Chain has it: write Chain.from_sequential(..., wiring=...)"
+            )
+        return from_sequential(sequential, wiring, input, nested)
 
     def features(self, x: Tensor, at: Sequence[End]) -> dict[End, Tensor]:
         """Named values of one pass, without hooks.
@@ -131,6 +171,17 @@ class Chain(Planned):
         """The forward as Python: what runs, and what one would have written by hand."""
         self._need_closed("code")
         return self._source
+
+    def no_weight_decay(self) -> set[str]:
+        """The names of parameters that are gains, which weight decay would pull to where they say nothing.
+
+        The optimizers of :func:`skipway.fit` heed it; under this name, other training code asks for it too.
+
+        >>> from skipway import Dense, Learned, Skip
+        >>> Skip(Dense(2, 2), scale=Learned(0.0)).no_weight_decay()
+        {'shortcuts.input->output.scale'}
+        """
+        return {name for name, _ in undecayed(self)}
 
     # -- other chains of these layers ----------------------------------------------------------------------------------
 

@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from .connection import Connection
 from .errors import ChainError, OpenChainError, ShapeError
 from .functional import softmax
 from .graph import Edge, Graph, Node
-from .layer import Layer, module_code, parameters_made
-from .merges import Cat, Merge, Misfit, as_merge
-from .paths import Path, along, as_path
+from .layer import Layer, module_code
+from .meeting import Meeting, follow
+from .merges import Cat, as_merge
 from .probe import NotATensor, ProbeError, expected, implied, kept_layout, layout_of, resized, run, watch_training
 from .spine import unwrap
 from .value import UNKNOWN, Form, Value
@@ -143,7 +142,7 @@ class Plan(Graph):
             self._tapped_unchanged(node, live)
             result = arrival
             for edges in node.meetings:
-                result = self._merge(edges, node, result)
+                result = Meeting(self, edges, node).merge(result)
             self._keep(node, result, arrival)
             live = {i for i in live if i in self.watch or self.nodes[i].last_reader > node.index}
             if node.leaves or node.index in self.watch:
@@ -165,7 +164,7 @@ class Plan(Graph):
         self._arrivals.append(arrival)
         self._versions.append(tuple(t._version for t in value.trials))
 
-    def _place(self, source: str) -> str:
+    def place(self, source: str) -> str:
         """Where something was written, unless it is where the chain was: the head of the report says that."""
         return f" ({source})" if source != self.chain.source else ""
 
@@ -206,7 +205,7 @@ class Plan(Graph):
         except ProbeError as error:
             self.complete = False
             if self.strict and len(arriving.trials) == 1:
-                self._cause = self._cause or error.cause
+                self.blame(error.cause)
                 self.problems.append(f"{self._at(node)} cannot take {before.name!r} {arriving.form}: {error}")
             return UNKNOWN
         node.mutates = versions != [t._version for t in arriving.trials]
@@ -226,6 +225,15 @@ class Plan(Graph):
         self.complete = self.complete and sub.complete
         self.misfits += sub.misfits
         return sub.take_result()
+
+    def tapped(self, edge: Edge) -> Value:
+        """What a shortcut takes with it."""
+        held = self._arrivals if edge.shortcut.tap == "branch" and edge.start else self._values
+        return held[edge.start]
+
+    def blame(self, cause: BaseException | None) -> None:
+        """Remember what a user's code raised, to raise from it; the first of them."""
+        self._cause = self._cause or cause
 
     def _imply(self, before: Node, value: Value) -> Value:
         """What a layer says of the value before it, where nothing else has."""
@@ -302,7 +310,7 @@ class Plan(Graph):
             return ""
         parts = [f"{self._arrivals[node.index].width} of the branch"]
         parts += [
-            f"{self._values[e.start].width} by the shortcut {e.shortcut.label!r}{self._place(e.shortcut.source)}"
+            f"{self._values[e.start].width} by the shortcut {e.shortcut.label!r}{self.place(e.shortcut.source)}"
             for e in cats
         ]
         return f", {' + '.join(parts)}"
@@ -323,122 +331,6 @@ class Plan(Graph):
                     f"{self.nodes[i].name!r} that the shortcut {names} still brings: leave out inplace=True"
                 )
 
-    # -- shortcuts -----------------------------------------------------------------------------------------------------
-
-    def _merge(self, edges: list[Edge], node: Node, branch: Value) -> Value:
-        """The value after the shortcuts that merge at once: one, or several with a joint merge."""
-        edge = head = edges[0]
-        shortcut, merge = head.shortcut, as_merge(head.shortcut.merge)
-        keeps = isinstance(merge, Merge) and not merge.widens
-        values = [self._tapped(e) for e in edges]
-        known = [e.connection for e in edges]
-        old = all(known) and not (self.remake and not self._still_fit(known, edges, values, branch))
-        connections = known if old else [Connection(e.shortcut) for e in edges]
-        guarded = [v for v in (*values, branch) if v]
-        versions = [t._version for v in guarded for t in v.trials]
-        brought = []
-        try:
-            for edge, made, value in zip(edges, connections, values, strict=True):
-                if not old:
-                    made.make_path(edge.shortcut, value, branch)
-                    follow(made, node.owner)
-                brought.append(along(made.path, value))
-                if isinstance(merge, Merge):
-                    merge.check(branch, brought[-1])
-                if not old and edge is not head:
-                    made.make_path_scale(edge.shortcut, brought[-1])
-            edge = head
-            if not old:
-                connections[0].make_gains(shortcut, branch, brought[0])
-                connections[0].make_merge(shortcut, branch, brought)
-            for edge, made, value in zip(edges, connections, brought, strict=True):  # noqa: B007 (errors name it)
-                made.check_gains(branch, value)
-                if not old:
-                    follow(made, node.owner)
-            edge = head
-            result = self._meet(connections[0], branch, *brought)
-        except Misfit as misfit:
-            fix = misfit.fix
-            if not isinstance(as_path(edge.shortcut.path), Path):
-                fix = f"let the path {describe_layer(edge.shortcut.path)} bring what the merge takes"
-            self.problems.append(f"{self._edge(edge)}: {misfit.why}{self._ends(edge, node, branch)}\n    fix: {fix}")
-            return branch
-        except OpenChainError as error:
-            self.open.append(f"{self._edge(edge)}: {error}")
-            return branch if keeps else UNKNOWN
-        except ProbeError as error:
-            self.complete = False
-            if self.strict and len(branch.trials) == 1:
-                self._cause = self._cause or error.cause
-                self.problems.append(f"{self._edge(edge)} fails: {error}{self._ends(edge, node, branch)}")
-            return branch if keeps else UNKNOWN
-        except ChainError as error:
-            self.problems.append(f"{self._edge(edge)}: {error}{self._ends(edge, node, branch)}")
-            return branch
-        if versions != [t._version for v in guarded for t in v.trials]:
-            self.problems.append(
-                f"{self._edge(head)} changes one of the values it merges in place: write its merge, path and act "
-                f"without in-place operations (no inplace=True, add_ or +=)"
-            )
-        if not old and not self.close:
-            self.open.append(f"{self._edge(head)}: its parameters are not made yet")
-        elif not old:
-            for edge, made in zip(edges, connections, strict=True):
-                edge.owner._register_connection(edge.shortcut, made)
-        return result
-
-    def _tapped(self, edge: Edge) -> Value:
-        held = self._arrivals if edge.shortcut.tap == "branch" and edge.start else self._values
-        return held[edge.start]
-
-    def _edge(self, edge: Edge) -> str:
-        return f"shortcut {edge.shortcut.label!r} ({edge.shortcut.source})"
-
-    def _ends(self, edge: Edge, node: Node, branch: Value) -> str:
-        start = self.nodes[edge.start]
-        return (
-            f"\n    from {start.name!r} {self._tapped(edge).form}{self._place(start.source)}"
-            f" to {node.name!r} {branch.form}{self._place(node.source)}"
-        )
-
-    def _still_fit(self, known: list[Any], edges: list[Edge], values: list[Value], branch: Value) -> bool:
-        """Whether connections made for other layers work between these values."""
-        merge = as_merge(edges[0].shortcut.merge)
-        if [c.merge is None for c in known] != [i > 0 for i in range(len(known))]:
-            return False  # another of them was the first, and held the merge
-        try:
-            brought = [along(c.path, value) for c, value in zip(known, values, strict=True)]
-            for connection, value in zip(known, brought, strict=True):
-                if isinstance(merge, Merge):
-                    merge.check(branch, value)
-                connection.check_gains(branch, value)
-            self._meet(known[0], branch, *brought)
-        except (Misfit, ProbeError):
-            return False
-        return True
-
-    def _meet(self, connection: Connection, branch: Value, *brought: Value) -> Value:
-        trials = run(connection.merge, branch, *brought)
-        layout = branch.layout or brought[0].layout
-        merged = Value(trials, layout)
-        if connection.act is not None and merged:
-            acted = run(connection.act, merged)
-            merged = Value(acted, layout_of(connection.act) or layout)
-        return merged
-
 
 def is_open(module: nn.Module) -> bool:
     return isinstance(module, Layer) and module.is_open
-
-
-def follow(module: nn.Module, chain: nn.Module) -> None:
-    """Put a new module where the rest of the chain is: on its device, in its precision and mode."""
-    own = next(parameters_made(module), None)
-    if own is None:
-        module.train(chain.training)
-        return
-    mine = {id(p) for p in parameters_made(module)}
-    like = next((p for p in parameters_made(chain) if p.is_floating_point() and id(p) not in mine), None)
-    if like is not None and (like.device != own.device or like.dtype != own.dtype):
-        module.to(like.device, like.dtype)
-    module.train(chain.training)

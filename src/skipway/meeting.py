@@ -1,0 +1,152 @@
+"""The meeting of shortcuts and a branch: where connections are made, checked and dry run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from .connection import Connection
+from .errors import ChainError, OpenChainError
+from .graph import Edge, Node
+from .layer import parameters_made
+from .merges import Merge, Misfit, as_merge
+from .paths import Path, along, as_path
+from .probe import ProbeError, layout_of, run
+from .value import UNKNOWN, Value
+from .words import describe_layer
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+
+class Meeting:
+    """The shortcuts that merge at once into one value: one of them, or several with a joint merge.
+
+    What goes wrong is told to the plan: its ``problems``, and ``open`` for what is not known yet.
+    """
+
+    def __init__(self, plan: Plan, edges: list[Edge], node: Node) -> None:
+        self.plan, self.edges, self.node = plan, edges, node
+        self.head = edges[0]
+        self.recipe = as_merge(self.head.shortcut.merge)
+        self.values = [plan.tapped(edge) for edge in edges]
+        #: the connections at work, the first with the merge; which is ``at`` when something fails
+        self.connections: list[Connection] = []
+        self.at = self.head
+
+    def merge(self, branch: Value) -> Value:
+        """The value after the merge. Connections that do not exist yet are made."""
+        plan, keeps = self.plan, isinstance(self.recipe, Merge) and not self.recipe.widens
+        known = [edge.connection for edge in self.edges]
+        old = all(known) and not (plan.remake and not self._still_fit(known, branch))
+        self.connections = known if old else [Connection(edge.shortcut) for edge in self.edges]
+        guarded = [v for v in (*self.values, branch) if v]
+        versions = [t._version for v in guarded for t in v.trials]
+        try:
+            result = self._known(branch) if old else self._made(branch)
+        except Misfit as misfit:
+            fix = misfit.fix
+            if not isinstance(as_path(self.at.shortcut.path), Path):
+                fix = f"let the path {describe_layer(self.at.shortcut.path)} bring what the merge takes"
+            plan.problems.append(f"{_named(self.at)}: {misfit.why}{self._ends(branch)}\n    fix: {fix}")
+            return branch
+        except OpenChainError as error:
+            plan.open.append(f"{_named(self.at)}: {error}")
+            return branch if keeps else UNKNOWN
+        except ProbeError as error:
+            plan.complete = False
+            if plan.strict and len(branch.trials) == 1:
+                plan.blame(error.cause)
+                plan.problems.append(f"{_named(self.at)} fails: {error}{self._ends(branch)}")
+            return branch if keeps else UNKNOWN
+        except ChainError as error:
+            plan.problems.append(f"{_named(self.at)}: {error}{self._ends(branch)}")
+            return branch
+        if versions != [t._version for v in guarded for t in v.trials]:
+            plan.problems.append(
+                f"{_named(self.head)} changes one of the values it merges in place: write its merge, path and act "
+                f"without in-place operations (no inplace=True, add_ or +=)"
+            )
+        if not old and not plan.close:
+            plan.open.append(f"{_named(self.head)}: its parameters are not made yet")
+        elif not old:
+            for edge, made in zip(self.edges, self.connections, strict=True):
+                edge.owner._register_connection(edge.shortcut, made)
+        return result
+
+    def _made(self, branch: Value) -> Value:
+        """Make the connections: first what they bring, then, from the shapes that meet, how it is merged."""
+        brought = []
+        for edge, made, value in zip(self.edges, self.connections, self.values, strict=True):
+            self.at = edge
+            made.make_path(edge.shortcut, value, branch)
+            follow(made, self.node.owner)
+            brought.append(self._brought(made, value, branch))
+            if edge is not self.head:
+                made.make_path_scale(edge.shortcut, brought[-1])
+        self.at = self.head
+        self.connections[0].make_gains(self.head.shortcut, branch, brought[0])
+        self.connections[0].make_merge(self.head.shortcut, branch, brought)
+        for made in self.connections:
+            follow(made, self.node.owner)
+        return self._met(branch, brought)
+
+    def _known(self, branch: Value) -> Value:
+        brought = []
+        for edge, known, value in zip(self.edges, self.connections, self.values, strict=True):
+            self.at = edge
+            brought.append(self._brought(known, value, branch))
+        return self._met(branch, brought)
+
+    def _brought(self, connection: Connection, value: Value, branch: Value) -> Value:
+        brought = along(connection.path, value)
+        if isinstance(self.recipe, Merge):
+            self.recipe.check(branch, brought)
+        return brought
+
+    def _met(self, branch: Value, brought: list[Value]) -> Value:
+        for edge, connection, value in zip(self.edges, self.connections, brought, strict=True):
+            self.at = edge
+            connection.check_gains(branch, value)
+        self.at = self.head
+        head = self.connections[0]
+        merged = Value(run(head.merge, branch, *brought), branch.layout or brought[0].layout)
+        if head.act is not None and merged:
+            merged = Value(run(head.act, merged), layout_of(head.act) or merged.layout)
+        return merged
+
+    def _still_fit(self, known: list[Any], branch: Value) -> bool:
+        """Whether connections made for other layers work between these values."""
+        if [c.merge is None for c in known] != [i > 0 for i in range(len(known))]:
+            return False  # another of them was the first, and held the merge
+        self.connections = known
+        try:
+            self._known(branch)
+        except (Misfit, ProbeError):
+            return False
+        return True
+
+    def _ends(self, branch: Value) -> str:
+        start, value = self.plan.nodes[self.at.start], self.plan.tapped(self.at)
+        return (
+            f"\n    from {start.name!r} {value.form}{self.plan.place(start.source)}"
+            f" to {self.node.name!r} {branch.form}{self.plan.place(self.node.source)}"
+        )
+
+
+def _named(edge: Edge) -> str:
+    return f"shortcut {edge.shortcut.label!r} ({edge.shortcut.source})"
+
+
+def follow(module: nn.Module, chain: nn.Module) -> None:
+    """Put a new module where the rest of the chain is: on its device, in its precision and mode."""
+    own = next(parameters_made(module), None)
+    if own is None:
+        module.train(chain.training)
+        return
+    mine = {id(p) for p in parameters_made(module)}
+    like = next((p for p in parameters_made(chain) if p.is_floating_point() and id(p) not in mine), None)
+    if like is not None and (like.device != own.device or like.dtype != own.dtype):
+        module.to(like.device, like.dtype)
+    module.train(chain.training)
