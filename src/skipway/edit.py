@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 Items = list[tuple[str | None, nn.Module]]
 
 
-def assemble(items: Items, wiring: Wiring, like: Chain, value: Value, kept: Mapping[str, Connection]) -> Chain:
-    """A chain of modules that exist, with the connections that stay, in the mode of another chain."""
+def assemble(items: Items, wiring: Wiring, like: nn.Module, value: Value, kept: Mapping[str, Connection]) -> Chain:
+    """A chain of modules that exist, with the connections that stay, in the mode of what they came from."""
     from .chain import Chain
 
     made = Chain.__new__(Chain)
