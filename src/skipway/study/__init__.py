@@ -2,6 +2,7 @@
 
 from skipway.study.compare import compare
 from skipway.study.comparison import Comparison, Run
+from skipway.study.paths import Paths, paths
 from skipway.study.ways import Ways, ways
 
-__all__ = ["Comparison", "Run", "Ways", "compare", "ways"]
+__all__ = ["Comparison", "Paths", "Run", "Ways", "compare", "paths", "ways"]
