@@ -90,7 +90,7 @@ class Horizontal:
             self._stops()
             self._place()
         self._room_for_bands()
-        self.half = max(15.0, *(s.half for s in self.stops if s.merge)) if self.turned else 18.0
+        self.half = 15.0 if self.turned else 18.0
         self._arches()
         self._labels()
         self._draw()

@@ -335,9 +335,9 @@ function say(focused) {
 function aboutRow(i) {
   const r = rows[i], out = from[i].length, inn = into[i].length, value = r[KIND] !== "title";
   const told = [`${r[SHAPE]}`, r[COUNT] ? `${num(r[COUNT])} parameters` : "no parameters", D.sources[r[SOURCE]]];
-  const cuts = [inn ? `${num(inn)} shortcut${inn > 1 ? "s" : ""} end here` : "", out ? `${num(out)} start here` : ""].filter(Boolean).join(", ");
+  const cuts = [inn ? `${num(inn)} shortcut${inn > 1 ? "s end" : " ends"} here` : "", out ? `${num(out)} start${out > 1 ? "" : "s"} here` : ""].filter(Boolean).join(", ");
   return [
-    el("h2", {}, [value ? r[NAME] : r[TITLE], r[WHAT]].filter(Boolean).join("  ")),
+    el("h2", {}, [value ? r[NAME] : r[TITLE], r[WHAT]].filter(Boolean).join(" ")),
     el("p", {}, told.filter(Boolean).join(" · ")), el("p", {}, cuts),
   ];
 }

@@ -25,7 +25,6 @@ def page(chain: Any, plan: Plan, *, theme: str = "auto", fold: bool | None = Non
     """The text of the page.
 
     >>> from skipway import Dense, Skip
-    >>> text = Skip(Dense(4, 4)).draw
     >>> from skipway.render.draw import planned
     >>> net = Skip(Dense(4, 4))
     >>> page(net, planned(net)).startswith("<!doctype html>")
@@ -34,7 +33,7 @@ def page(chain: Any, plan: Plan, *, theme: str = "auto", fold: bool | None = Non
     made = sum(p.numel() for p in {id(p): p for p in parameters_made(chain)}.values())
     words = [text for text, _ in head(chain, plan, made)]
     title = "".join(words) if title is None else title
-    rules = _colours(theme) + resources.files(__package__).joinpath("page.css").read_text(encoding="utf-8")
+    rules = _colours() + resources.files(__package__).joinpath("page.css").read_text(encoding="utf-8")
     script = resources.files(__package__).joinpath("page.js").read_text(encoding="utf-8")
     data = json.dumps(_data(plan, fold), ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     body = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
@@ -112,10 +111,9 @@ def _closed(tree: Tree, fold: bool | None) -> list[int]:
     return closed
 
 
-def _colours(theme: str) -> str:
-    if theme in ("light", "dark"):
-        return _variables(":root", LIGHT if theme == "light" else DARK)
-    dark = _variables(":root:not([data-theme=light])", DARK)
+def _colours() -> str:
+    """Light, and dark where the page or its reader says so: ``data-theme`` is what was asked for, and can be turned."""
+    dark = _variables(":root[data-theme=auto]", DARK)
     return (
         _variables(":root", LIGHT)
         + f"@media (prefers-color-scheme:dark){{{dark}}}"

@@ -1,0 +1,435 @@
+"""Drawings: what must hold of every one of them, whatever the chain."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from skipway import (
+    BatchNorm,
+    Chain,
+    ChainError,
+    Conv,
+    Dense,
+    GlobalAvgPool,
+    Learned,
+    Parallel,
+    Project,
+    Shortcut,
+    Skip,
+    dense,
+    every,
+    log2,
+    relu,
+    sliding,
+    unet,
+    zoo,
+)  # fmt: skip
+from skipway.merges import Merge
+from skipway.render.arcs import levels
+from skipway.render.draw import planned, scene
+from skipway.render.fold import view
+from skipway.render.layout import label, lay_out
+from skipway.render.repeats import Tree
+from skipway.render.scene import flatten
+from skipway.render.text import _Line
+
+
+class Odd(Merge):
+    """A merge that the drawings know nothing of."""
+
+    def make(self, branch, shortcut):
+        return lambda b, s: 2 * b - s
+
+
+NETS = {
+    "one": lambda: Chain(Dense(4, 4)),
+    "empty": lambda: Chain(),
+    "question": lambda: Chain(
+        Dense(10, 5, relu), Dense(5, 4, relu), Dense(4, 2, relu), wiring=every(1, path="project")
+    ),
+    "crossing": lambda: Chain(
+        stem=Dense(8, 16, relu), a=Dense(16, 16, relu), b=Dense(16, 16), c=Dense(16, 16),
+        wiring=[
+            Shortcut("stem", "b", name="first"), Shortcut("a", "c", merge="mean", act=torch.tanh),
+            Shortcut("input", "c", path="project", path_scale=Learned(0.0), scale=0.5, drop=0.2),
+        ],
+    ),
+    "narrow labels": lambda: Chain(
+        *[Dense(4, 4) for _ in range(6)],
+        wiring=[
+            Shortcut(i, j, path=Project(always=True), path_scale=0.5) for i in range(3) for j in range(i + 1, i + 4)
+        ],
+    ),
+    "unet": lambda: Chain(*[Dense(4, 4, relu) for _ in range(7)], wiring=unet(scale=0.5, path_scale=Learned(1.0))),
+    "nested": lambda: Chain(
+        stem=Dense(4, 4), b1=Skip(Dense(4, 4), Skip(Dense(4, 4), Dense(4, 4))), b2=Skip(Dense(4, 4), Dense(4, 4)),
+        a_very_long_name_of_a_chain_around_one_layer=Skip(Dense(4, 4)), head=Dense(4, 2),
+        wiring=[Shortcut("b1.0", "b2.1")],
+    ),
+    "folded": lambda: Chain(Dense(4, 4), *[Skip(Dense(4, 8), Dense(8, 4), act=relu) for _ in range(20)], Dense(4, 2)),
+    "dense": lambda: Chain(*[Dense(4, 4) for _ in range(12)], wiring=dense()),
+    "dense 100": lambda: Chain(*[Dense(4, 4) for _ in range(100)], wiring=dense()),
+    "dense cat": lambda: Chain(*[Dense(..., 4) for _ in range(12)], input=4, wiring=dense(merge="cat")),
+    "log2": lambda: Chain(*[Dense(4, 4) for _ in range(30)], wiring=log2()),
+    "sliding": lambda: Chain(*[Dense(4, 4) for _ in range(150)], wiring=sliding(3)),
+    "two grids": lambda: Chain(*[Dense(8, 8, relu) for _ in range(16)], wiring=every(1) + every(4)),
+    "images": lambda: Chain(
+        Conv(3, 8, 3, relu, padding=1),
+        Skip(Conv(8, 16, 3, stride=2, padding=1), BatchNorm(), path=Project(norm=BatchNorm)),
+        GlobalAvgPool(), Dense(16, 10), input=(3, 32, 32),
+    ),
+    "open": lambda: Chain(
+        lambda x: x + 1, Dense(..., 3), nn.Sequential(nn.Linear(3, 3), nn.ReLU()), wiring=[Shortcut(0, 1)]
+    ),
+    "parallel": lambda: Chain(Dense(4, 4), Parallel(Dense(4, 3), Skip(Dense(4, 4)), merge="cat"), Dense(..., 2)),
+    "taps": lambda: Chain(
+        a=Dense(4, 4), b=Dense(4, 4), c=Dense(4, 4),
+        wiring=[Shortcut("input", "a"), Shortcut("a", "c", tap="branch"), Shortcut("input", "c", merge="gate")],
+    ),
+    "unknown": lambda: Chain(
+        Dense(4, 4), Dense(4, 4),
+        wiring=[Shortcut(0, 1, merge=Odd()), Shortcut(0, 2, merge=lambda b, s: b - s, path=torch.sin)],
+    ),
+    "resnet18": lambda: zoo.make("resnet18"),
+    "densenet": lambda: zoo.make("cifar_densenet40_12"),
+}  # fmt: skip
+NETS = {name: functools.cache(make) for name, make in NETS.items()}  # only read here
+
+
+@functools.cache
+def drawn(name, direction):
+    return scene(NETS[name](), planned(NETS[name]()), direction=direction)
+
+
+def boxes(made):
+    return np.array([(t.box.x, t.box.y, t.box.right, t.box.bottom) for t in made.texts])
+
+
+def points(line):
+    """Points along a line, less than two pixels apart."""
+    found = [np.array(flatten(line.steps)[:1])]
+    for a, b in itertools.pairwise(flatten(line.steps, 48)):
+        k = max(2, int(np.hypot(b[0] - a[0], b[1] - a[1]) / 1.5) + 1)
+        found.append(np.linspace(a, b, k))
+    return np.concatenate(found)
+
+
+def holds(made, links):
+    """What must hold of a drawing."""
+    box = boxes(made)
+    meet = (
+        (box[:, None, 0] < box[None, :, 2] - 0.2) & (box[None, :, 0] < box[:, None, 2] - 0.2)
+        & (box[:, None, 1] < box[None, :, 3] - 0.2) & (box[None, :, 1] < box[:, None, 3] - 0.2)
+    )  # fmt: skip
+    np.fill_diagonal(meet, False)
+    assert not meet.any(), [(made.texts[i].string, made.texts[j].string) for i, j in np.argwhere(meet)[:3]]
+    assert (box[:, :2] >= 0).all()
+    assert (box[:, 2] <= made.width).all()
+    assert (box[:, 3] <= made.height).all()
+
+    arcs = made.arcs()
+    assert sorted(arcs) == list(range(len(links)))
+    for lines in arcs.values():
+        assert sum(not line.kind.endswith("head") for line in lines) == 1
+    lines = [line for found in arcs.values() for line in found if not line.kind.endswith("head")]
+    for line in lines:
+        hull = np.array([p for _, *at in line.steps for p in zip(at[::2], at[1::2], strict=True)])
+        lo, hi = hull.min(0), hull.max(0)
+        assert (lo >= 0).all()
+        assert hi[0] <= made.width
+        near = box[(box[:, 0] < hi[0]) & (box[:, 2] > lo[0]) & (box[:, 1] < hi[1]) & (box[:, 3] > lo[1])]
+        at = points(line) if len(near) else hull
+        for x0, y0, x1, y1 in near:
+            crossed = (at[:, 0] > x0) & (at[:, 0] < x1) & (at[:, 1] > y0) & (at[:, 1] < y1)
+            assert not crossed.any(), [t.string for t in made.texts if abs(t.box.x - x0) + abs(t.box.y - y0) < 1e-6]
+    for s in made.signs:
+        inside = (box[:, 0] < s.x + s.half) & (box[:, 2] > s.x - s.half) & (box[:, 1] < s.y + 6) & (box[:, 3] > s.y - 6)
+        assert not inside.any(), [made.texts[i].string for i in np.flatnonzero(inside)]
+
+
+@pytest.mark.parametrize("direction", ["horizontal", "vertical"])
+@pytest.mark.parametrize("name", NETS)
+def test_no_label_meets_another_or_an_arc(name, direction):
+    net = NETS[name]()
+    holds(drawn(name, direction), view(lay_out(planned(net))).links)
+
+
+@pytest.mark.parametrize("fold", [None, True, False])
+@pytest.mark.parametrize("name", NETS)
+def test_every_shortcut_is_drawn_once(name, fold):
+    plan = planned(NETS[name]())
+    shown = view(lay_out(plan), fold=fold)
+    told = [arc.edge for link in shown.links for arc in link.arcs] + [a.edge for c in shown.cells for a in c.inside]
+    assert sorted(map(id, told)) == sorted(map(id, plan.edges))
+    for link in shown.links:
+        assert link.start < link.end
+    if fold is False:
+        assert all(len(link.arcs) == 1 for link in shown.links)
+        assert len(shown.cells) == sum(row.node is not None for row in lay_out(plan).rows)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_drawing_and_the_table_say_the_same(name):
+    """One layout, two renderers: the cells of a row, the shortcuts that end there and what they do."""
+    layout = lay_out(planned(NETS[name]()))
+    shown = view(layout, fold=False)
+    told = [_Line(row, i, layout, 0) for i, row in enumerate(layout.rows)]
+    values = [line for line, row in zip(told, layout.rows, strict=True) if row.node is not None]
+    for cell, line in zip(shown.cells, values, strict=True):
+        assert cell.title == line.name.strip()
+        assert cell.what == line.what
+        assert cell.shape == line.shape
+        assert (f"{cell.count:,}" if cell.count else "") == line.count
+    for i, (cell, line) in enumerate(zip(shown.cells, values, strict=True)):
+        ends = shown.ends(i)
+        assert [link.edge for link in ends] == [arc.edge for arc in cell.row.ends]
+        assert bool(ends) == (line.rails == "◄")
+        for link in ends:
+            assert str(link.words) == label(link.edge)
+            assert str(link.words) in line.note
+
+
+@pytest.mark.parametrize("name", ["question", "crossing", "nested", "images", "taps", "unknown", "unet"])
+def test_every_word_of_a_label_is_written(name):
+    """Merge, path, gains, drop and activation stand in the drawing where they act."""
+    net = NETS[name]()
+    for direction in ("horizontal", "vertical"):
+        made = drawn(name, direction)
+        written = " | ".join([*(t.string for t in made.texts), *(s.word for s in made.signs)])
+        for link in view(lay_out(planned(net))).links:
+            w = link.words
+            for part in (w.merge, w.path, w.scale, w.path_scale, w.drop, w.act):
+                assert part in written
+
+
+WORDS = st.sampled_from(["add", "mean", "max", "mul", "gate"])
+
+
+@st.composite
+def chains(draw):
+    """Chains of layers of one width, nested or not, with any shortcuts over them."""
+    n = draw(st.integers(1, 14))
+    layers = {}
+    for i in range(n):
+        name = draw(st.sampled_from([f"{i}", f"layer{i}", f"a_much_longer_name_{i}"]))
+        inner = draw(st.integers(0, 5))
+        layers[name] = Skip(*[Dense(4, 4, relu) for _ in range(inner)]) if inner > 2 else Dense(4, 4)
+    ends = st.tuples(st.integers(0, n), st.integers(0, n)).filter(lambda e: e[0] < e[1])
+    pairs = draw(st.lists(ends, max_size=10, unique=True))
+    wiring = [
+        Shortcut(
+            a,
+            b,
+            merge=draw(WORDS),
+            path=draw(st.sampled_from(["identity", Project(always=True)])),
+            path_scale=draw(st.sampled_from([None, 0.5, Learned(0.0)])),
+            scale=draw(st.sampled_from([None, 2.0])),
+            act=draw(st.sampled_from([None, torch.tanh])),
+            tap=draw(st.sampled_from(["state", "branch"])),
+        )
+        for a, b in pairs
+    ]
+    return Chain(layers, wiring=wiring)
+
+
+@settings(max_examples=40, deadline=None)
+@given(chains(), st.sampled_from(["horizontal", "vertical"]), st.sampled_from([None, True, False]))
+def test_no_label_meets_another_or_an_arc_in_any_chain(net, direction, fold):
+    plan = planned(net)
+    shown = view(lay_out(plan), fold=fold)
+    told = [arc.edge for link in shown.links for arc in link.arcs] + [a.edge for c in shown.cells for a in c.inside]
+    assert sorted(map(id, told)) == sorted(map(id, plan.edges))
+    made = scene(net, plan, direction=direction, fold=fold)
+    holds(made, shown.links)
+    ET.fromstring(net.draw(direction=direction, fold=fold))
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)).filter(lambda e: e[0] < e[1]), max_size=9))
+def test_arches_that_overlap_are_on_different_levels(spans):
+    found = levels(spans)
+    assert found is not None
+    for (i, (a, b)), (j, (c, d)) in itertools.combinations(enumerate(spans), 2):
+        if a < d and c < b:
+            assert found[i] != found[j]
+            if (a <= c and d <= b) and (a, b) != (c, d):
+                assert found[i] > found[j]
+
+
+# -- folding -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_long_chain_is_drawn_as_its_block():
+    net = Chain(*[Dense(8, 8, relu) for _ in range(1000)], wiring=every(2))
+    shown = view(lay_out(planned(net)))
+    assert [cell.title for cell in shown.cells] == ["input", "0", "1"]
+    assert [(band.first, band.last, band.times, band.until) for band in shown.bands] == [(1, 2, 500, "999")]
+    assert [len(link.arcs) for link in shown.links] == [500]
+    text = net.draw()
+    assert "×500" in text
+    assert len(text) < 20_000
+
+
+def test_what_cannot_be_folded_leaves_out_its_middle_and_says_so():
+    shown = view(lay_out(planned(NETS["sliding"]())))
+    gap = next(cell for cell in shown.cells if cell.kind == "gap")
+    assert gap.what == "127 × Dense"
+    assert gap.count == 127 * 20
+    assert len(shown.cells) == 25
+    assert gap.inside
+
+
+def test_no_fold_hides_a_shortcut_into_its_middle():
+    """Two equal blocks, but a shortcut comes out of the third: it is drawn, and not behind another."""
+    blocks = {f"b{i}": Chain(Dense(4, 4), Dense(4, 4), relu) for i in range(30)}
+    net = Chain(**blocks, wiring=[Shortcut("b2.0", "b20.1")])
+    shown = view(lay_out(planned(net)), fold=True)
+    (link,) = shown.links
+    assert shown.cells[link.start].row.node.name == "b2.0"
+    assert shown.cells[link.end].row.node.name == "b20.1"
+    assert [b.times for b in shown.bands if b.times > 1] == [17, 9]
+
+
+def test_equal_blocks_are_equal_in_all_that_is_drawn():
+    layers = [Skip(Dense(4, 4), Dense(4, 4)) for _ in range(9)]
+    layers[4] = Skip(Dense(4, 4), Dense(4, 4), scale=0.5)
+    shown = view(lay_out(planned(Chain(*layers))), fold=True)
+    assert [band.times for band in shown.bands] == [4, 1, 4]
+
+
+def test_blocks_that_differ_in_what_leaves_them_are_not_one():
+    net = Chain(*[Dense(4, 4) for _ in range(40)], wiring=[Shortcut(0, 40), Shortcut(20, 30)])
+    shown = view(lay_out(planned(net)))
+    assert [(b.times, b.since, b.until) for b in shown.bands] == [(20, "0", "19"), (9, "20", "28"), (9, "30", "38")]
+
+
+def test_norms_and_activations_go_with_their_layer():
+    shown = view(lay_out(planned(zoo.make("resnet18"))))
+    assert len(shown.cells) < 24
+    assert shown.cells[1].what == "Conv 7x7/2 · BatchNorm · relu"
+    assert sum(cell.count for cell in shown.cells) < 11_689_512
+    whole = view(lay_out(planned(zoo.make("resnet18"))), fold=False)
+    held = sum(len(link.arcs) * link.held for link in whole.links)
+    assert sum(cell.count for cell in whole.cells) + held == 11_689_512
+
+
+@pytest.mark.parametrize("name", ["densenet121", pytest.param("preact_resnet1001", marks=pytest.mark.slow)])
+def test_the_deepest_nets_stay_readable(name):
+    assert len(view(lay_out(planned(zoo.make(name)))).cells) <= 104
+
+
+def test_what_reaches_over_blocks_is_no_fold():
+    tree = Tree(lay_out(planned(Chain(*[Dense(4, 4) for _ in range(400)], wiring=sliding(2)))))
+    assert tree.folds == []
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def test_an_svg_is_one_file_that_asks_for_nothing(tmp_path):
+    path = tmp_path / "net.svg"
+    assert NETS["crossing"]().draw(path) == str(path)
+    text = path.read_text(encoding="utf-8")
+    root = ET.fromstring(text)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert "href" not in text
+    assert "<script" not in text
+    assert "var(" not in text, "converters to PDF know no variables"
+    tips = [t.text for t in root.iter("{http://www.w3.org/2000/svg}title")]
+    assert any("first: add" in tip and "test_draw.py:" in tip for tip in tips)
+    assert "Chain of 4 layers, (N, 8) to (N, 16), 3 shortcuts" in root.attrib["aria-label"]
+
+
+def test_light_and_dark():
+    net = NETS["question"]()
+    assert "prefers-color-scheme:dark" in net.draw()
+    assert "prefers-color-scheme" not in net.draw(theme="light")
+    assert "#12171d" in net.draw(theme="dark")
+    assert "#12171d" not in net.draw(theme="light")
+
+
+def test_title_and_legend_can_be_left_out():
+    net = NETS["question"]()
+    assert "167 parameters" in net.draw()
+    bare = net.draw(title="", legend=False)
+    assert "167 parameters" not in bare
+    assert "3 shortcuts<" not in bare
+    assert "A title" in net.draw(title="A title")
+
+
+def test_names_are_written_as_they_are():
+    text = Chain({"<b>&": Dense(4, 4), "b": Dense(4, 4)}, wiring=[Shortcut("<b>&", "b")]).draw(title="<i>")
+    root = ET.fromstring(text)
+    written = "".join(root.itertext())
+    assert "<b>&" in written
+    assert "<i>" in written
+
+
+@pytest.mark.parametrize(("theme", "paper"), [("light", (255, 255, 255)), ("dark", (18, 23, 29))])
+def test_a_png_has_the_size_and_the_paper_of_the_drawing(tmp_path, theme, paper):
+    from matplotlib.image import imread
+
+    net = NETS["taps"]()
+    net.draw(tmp_path / "net.png", theme=theme)
+    made = scene(net, planned(net))
+    pixels = imread(tmp_path / "net.png")
+    assert abs(pixels.shape[1] - 2 * made.width) <= 2
+    assert abs(pixels.shape[0] - 2 * made.height) <= 2
+    assert tuple((pixels[2, 2, :3] * 255).round().astype(int)) == paper
+    assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 20
+
+
+def test_in_a_notebook_the_drawing_is_the_svg():
+    net = NETS["question"]()
+    assert net.draw() in net._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("net.pdf", {}, "the name of the file says what is drawn: .svg, .png, .html, not 'net.pdf'"),
+        ("net", {}, "not 'net'"),
+        ("no/net.svg", {}, "there is no folder"),
+        ("net.svg", {"direction": "vertcal"}, "did you mean 'vertical'?"),
+        ("net.svg", {"theme": "drak"}, "did you mean 'dark'?"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said(tmp_path, name, options, said):
+    with pytest.raises(ChainError, match="draw: ") as error:
+        NETS["one"]().draw(tmp_path / name, **options)
+    assert said in str(error.value)
+
+
+def test_drawing_changes_nothing():
+    net = Chain(Conv(3, 4, 3), BatchNorm(), nn.Dropout(0.5), input=(3, 8, 8))
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    state = torch.get_rng_state()
+    net.draw()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+    assert net.training
+
+
+def test_only_a_png_needs_matplotlib():
+    code = (
+        "import sys\nfrom skipway import Dense, Skip\nnet = Skip(Dense(4, 4))\nnet.draw()\n"
+        "assert 'matplotlib' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_dense_over_a_hundred_layers_stays_small():
+    text = NETS["dense 100"]().draw()
+    assert text.count('class="arc l-add faint"') == 4950
+    assert len(text) < 1_000_000
