@@ -37,6 +37,7 @@ PARAMETERS = {
     "shake_shake26_2x96d": 26_192_922, "fixup_resnet": 1_720_138, "fixup_resnet50": 25_504_026, "deep_cross": 6_129,
     "fractalnet20": 33_724_618, "se_resnet50": 28_088_024, "dual_path68": 12_611_602, "dual_path92": 37_668_392,
     "dual_path98": 61_570_728, "dual_path107": 86_917_800, "dual_path131": 79_254_504, "nf_resnet50": 25_557_048,
+    "rdnet_tiny": 23_863_008, "rdnet_small": 50_436_448, "rdnet_base": 87_451_096, "rdnet_large": 186_269_632,
 }  # fmt: skip
 MACS = {
     "resnet18": 1_814_073_344, "resnet34": 3_663_761_408, "resnet50": 4_089_184_256, "resnet101": 7_801_405_440,
@@ -53,7 +54,7 @@ DEEP = [
     "repvgg_a2", "repvgg_b1", "repvgg_b1g4", "repvgg_b2", "repvgg_b3", "mobileone_s0", "mobileone_s2", "mobileone_s3",
     "hourglass", "vit_large", "pyramidnet110_48", "pyramidnet110_84", "pyramidnet110_270", "pyramidnet164_270",
     "pyramidnet200_240", "pyramidnet236_220", "pyramidnet272_200", "stochastic_depth_resnet110", "fixup_resnet",
-    "dual_path98", "dual_path107", "dual_path131",
+    "dual_path98", "dual_path107", "dual_path131", "rdnet_small", "rdnet_base", "rdnet_large",
 ]  # fmt: skip
 TOO_DEEP = "preact_resnet1001"  # ten seconds; its figure has a formula in test_cifar.py
 

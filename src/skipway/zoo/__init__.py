@@ -27,6 +27,7 @@ from .mlp import cascade, highway, lang_witbrock, rezero_mlp, tabular_resnet
 from .nf_resnet import ScaledConv, Times, nf_resnet, scaled_relu
 from .published import Check, check
 from .pyramidnet import pyramidnet
+from .rdnet import LayerScale, image_mean, rdnet, weighed
 from .registry import make, names
 from .repvgg import mobileone, repvgg
 from .resnet import (
@@ -46,12 +47,12 @@ from .unet_plus_plus import instead, unet_plus_plus
 from .vit import Embedding, Heads, first_token, tokens, vit
 
 __all__ = [
-    "Bias", "ChannelNorm", "Check", "Count", "Embedding", "Heads", "ScaledConv", "Times", "cascade", "check",
-    "cifar_densenet", "cifar_resnet", "cifar_resnext", "convnext", "count", "crosses", "deep_cross", "densenet121",
-    "densenet161", "densenet169", "densenet201", "densenet264", "dirac", "diracnet", "dual_path", "first_token",
-    "fixup_resnet", "fixup_resnet50", "fpn", "fractalnet", "highway", "hourglass", "instead", "lang_witbrock",
-    "linknet", "load", "make", "mobileone", "names", "nf_resnet", "preact_resnet", "pyramidnet", "repvgg", "resnet18",
-    "resnet34", "resnet50", "resnet101", "resnet152", "resnet_d", "resnext", "rezero_mlp", "scaled_relu", "se_resnet50",
-    "shake_shake", "stochastic_depth_resnet", "tabular_resnet", "tokens", "unet", "unet_plus_plus", "vit",
-    "wide_resnet", "wide_resnet50_2", "wide_resnet101_2",
+    "Bias", "ChannelNorm", "Check", "Count", "Embedding", "Heads", "LayerScale", "ScaledConv", "Times", "cascade",
+    "check", "cifar_densenet", "cifar_resnet", "cifar_resnext", "convnext", "count", "crosses", "deep_cross",
+    "densenet121", "densenet161", "densenet169", "densenet201", "densenet264", "dirac", "diracnet", "dual_path",
+    "first_token", "fixup_resnet", "fixup_resnet50", "fpn", "fractalnet", "highway", "hourglass", "image_mean",
+    "instead", "lang_witbrock", "linknet", "load", "make", "mobileone", "names", "nf_resnet", "preact_resnet",
+    "pyramidnet", "rdnet", "repvgg", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet_d",
+    "resnext", "rezero_mlp", "scaled_relu", "se_resnet50", "shake_shake", "stochastic_depth_resnet", "tabular_resnet",
+    "tokens", "unet", "unet_plus_plus", "vit", "weighed", "wide_resnet", "wide_resnet50_2", "wide_resnet101_2",
 ]  # fmt: skip

@@ -12,9 +12,9 @@ from .entry import Entry
 
 #: the files of the zoo, in the order in which their nets are listed
 FAMILIES = (
-    "resnet", "nf_resnet", "cifar", "fixup", "densenet", "convnext", "repvgg", "dirac", "pyramidnet", "stochastic",
-    "fractal", "dual_path", "encoder_decoder", "linknet", "unet_plus_plus", "hourglass", "fpn", "mlp", "deep_cross",
-    "vit",
+    "resnet", "nf_resnet", "cifar", "fixup", "densenet", "convnext", "rdnet", "repvgg", "dirac", "pyramidnet",
+    "stochastic", "fractal", "dual_path", "encoder_decoder", "linknet", "unet_plus_plus", "hourglass", "fpn", "mlp",
+    "deep_cross", "vit",
 )  # fmt: skip
 
 #: by module, since a function may be named as its file is
