@@ -124,7 +124,7 @@ def test_state_dict_round_trip(case):
 
 def test_repr_builds_it_again(case):
     _, net, _ = case
-    again = eval(repr(net), {**vars(zoo), **vars(skipway), "nn": nn})
+    again = eval(repr(net), {**vars(zoo), **vars(skipway), "nn": nn, "F": nn.functional})
     assert isinstance(again, Chain)
     assert repr(again) == repr(net)
     assert [(k, v.shape) for k, v in again.state_dict().items()] == [(k, v.shape) for k, v in net.state_dict().items()]

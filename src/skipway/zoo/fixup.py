@@ -137,10 +137,10 @@ def _net(
     for stage in stages.values():
         for part in stage:
             branch = part if isinstance(part, Skip) else part["body"]
-            row = [layer for layer in branch if isinstance(layer, Conv)]
-            for convolution in row[:-1]:
-                convolution.weight.data *= sum(counts) ** (-1 / (2 * len(row) - 2))
-            nn.init.zeros_(row[-1].weight)
+            *first, last = (layer for layer in branch if isinstance(layer, Conv))
+            for convolution in first:
+                convolution.weight.data *= sum(counts) ** (-1 / (2 * len(first)))
+            nn.init.zeros_(last.weight)
     nn.init.zeros_(net["head"].weight)
     nn.init.zeros_(net["head"].bias)
     return net
