@@ -10,6 +10,10 @@ from __future__ import annotations
 
 from .folding import Folded, fold
 from .kernels import Affine, Inexact, Kernel
+from .layers import Clamp, PerChannel
 from .report import Difference, Fold, Refusal, Report, Size
 
-__all__ = ["Affine", "Difference", "Fold", "Folded", "Inexact", "Kernel", "Refusal", "Report", "Size", "fold"]
+__all__ = [
+    "Affine", "Clamp", "Difference", "Fold", "Folded", "Inexact", "Kernel", "PerChannel", "Refusal", "Report", "Size",
+    "fold",
+]  # fmt: skip

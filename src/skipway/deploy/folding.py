@@ -160,8 +160,7 @@ def _random(form: Form, own: Tensor) -> Tensor | None:
     if not form.sizes or (form.dtype is not None and not form.dtype.is_floating_point):
         return None
     generator = torch.Generator().manual_seed(0)
-    dtype = form.dtype or own.dtype
-    return torch.randn(2, *form.sizes[0], generator=generator).to(own.device, dtype)
+    return torch.randn(2, *form.sizes[0], generator=generator).to(own.device, own.dtype)
 
 
 def _differences(net: Chain, folded: Chain, exact: Chain | str, x: Tensor | None) -> tuple[Difference, ...]:

@@ -146,7 +146,7 @@ def _after(kernel: Kernel, affine: Affine) -> Kernel:
     _same_axis(affine, kernel)
     scale, shift = affine.scale.expand(kernel.outs), affine.shift.expand(kernel.outs)
     bias = kernel.bias
-    if bias is not None or shift.any():
+    if bias is not None or affine.axis is not None:  # what comes out does not depend on the numbers
         bias = shift if bias is None else bias * scale + shift
     if kernel.transposed is not None:
         g = kernel.groups
@@ -249,7 +249,7 @@ def _diagonal(affine: Affine, like: Kernel, groups: int) -> Kernel:
     weight = affine.scale.new_zeros(width, inside)
     rows = torch.arange(width)
     weight[rows, rows % inside] = affine.scale.expand(width)
-    bias = affine.shift.expand(width) if affine.shift.any() else None
+    bias = None if affine.axis is None else affine.shift.expand(width)
     ones = (1,) * dims
     return Kernel(weight.view(width, inside, *ones), bias, ones, (0,) * dims, ones, groups)
 

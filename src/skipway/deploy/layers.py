@@ -26,49 +26,70 @@ from .kernels import Affine, Kernel, Linear, select
 
 
 class PerChannel(nn.Module):
-    """``scale * x + shift`` channel by channel, in one pass: what is left of a batch norm that found no neighbour.
+    """``scale * x + shift`` channel by channel, in one pass: what is left of norms that found no neighbour.
 
-    Shapes: ``(N, *)`` to the same. ``scale`` and ``shift`` lie along the axis of the channels, counted from the end.
+    Shapes: ``(N, *)`` to the same. Begins as the identity.
 
-    >>> PerChannel(torch.tensor([2.0, 3.0]), torch.tensor([0.0, 1.0]))(torch.ones(1, 2)).tolist()
-    [[2.0, 4.0]]
+    Parameters
+    ----------
+    width:
+        the number of channels; 1 for one number for all.
+    axis:
+        their axis, counted from the end.
+
+    >>> PerChannel(2)(torch.ones(1, 2)).tolist()
+    [[1.0, 1.0]]
     """
 
-    def __init__(self, scale: Tensor, shift: Tensor, axis: int = -1) -> None:
+    def __init__(self, width: int, axis: int = -1) -> None:
         super().__init__()
-        self.scale, self.shift = (nn.Parameter(t.view(-1, *[1] * (-1 - axis))) for t in (scale, shift))
+        self.width, self.axis = width, axis
+        shape = (width, *[1] * (-1 - axis))
+        self.scale, self.shift = nn.Parameter(torch.ones(shape)), nn.Parameter(torch.zeros(shape))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.addcmul(self.shift, x, self.scale)
 
     def extra_repr(self) -> str:
-        return str(self.scale.shape[0])
+        return f"{self.width}, axis={self.axis}"
 
 
 class Clamp(nn.Module):
-    """``max(x, low)`` and ``min(x, high)`` channel by channel: batch norm and relu before a linear layer, in one pass.
+    """``max(x, low)``, and with ``both`` also ``min(x, high)``, channel by channel, in one pass.
 
-    ``relu(s x + t)`` is ``s max(x, -t / s) + t`` for a positive s, and s and t belong to the layer after it. Shapes:
-    ``(N, *)`` to the same.
+    It stands for norm and relu before a linear layer: ``relu(s x + t)`` is ``s max(x, -t / s) + t`` for a positive s
+    (for a negative one with min), and s and t belong to the layer after it. Shapes: ``(N, *)`` to the same. Begins as
+    relu.
 
-    >>> Clamp(torch.tensor([0.0, 2.0]), None)(torch.ones(1, 2)).tolist()
-    [[1.0, 2.0]]
+    Parameters
+    ----------
+    width:
+        the number of channels.
+    axis:
+        their axis, counted from the end.
+    both:
+        whether some channels have an upper end.
+
+    >>> Clamp(2)(torch.tensor([[-1.0, 1.0]])).tolist()
+    [[0.0, 1.0]]
     """
 
     low: Tensor
-    high: Tensor | None
+    high: Tensor
 
-    def __init__(self, low: Tensor, high: Tensor | None, axis: int = -1) -> None:
+    def __init__(self, width: int, axis: int = -1, both: bool = False) -> None:
         super().__init__()
-        shape = (-1, *[1] * (-1 - axis))
-        self.register_buffer("low", low.view(shape))
-        self.register_buffer("high", None if high is None else high.view(shape))
+        self.width, self.axis, self.both = width, axis, both
+        shape = (width, *[1] * (-1 - axis))
+        self.register_buffer("low", torch.zeros(shape))
+        if both:
+            self.register_buffer("high", torch.full(shape, torch.inf))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.maximum(x, self.low) if self.high is None else torch.clamp(x, self.low, self.high)
+        return torch.clamp(x, self.low, self.high) if self.both else torch.maximum(x, self.low)
 
     def extra_repr(self) -> str:
-        return str(self.low.shape[0])
+        return f"{self.width}, axis={self.axis}{', both=True' if self.both else ''}"
 
 
 # -- layers as numbers -------------------------------------------------------------------------------------------------
@@ -326,7 +347,7 @@ def write(linear: Linear, act: Any, like: tuple[torch.dtype, torch.device]) -> n
         made = layers.Dense(linear.ins, linear.outs, act, bias)
     for name, value in (("weight", linear.weight), ("bias", linear.bias)):
         if value is not None:
-            setattr(made, name, nn.Parameter(value.to(device, dtype).contiguous()))
+            setattr(made, name, nn.Parameter(value.to(device, dtype, copy=True).contiguous()))
     return made.to(device)
 
 
@@ -334,7 +355,19 @@ def _written(affine: Affine) -> nn.Module:
     if affine.nothing:
         return nn.Identity()
     scale, shift = torch.broadcast_tensors(affine.scale, affine.shift)
-    return PerChannel(scale.clone(), shift.clone(), affine.axis or -1)
+    made = PerChannel(max(1, scale.numel()), affine.axis or -1).double()
+    for parameter, value in ((made.scale, scale), (made.shift, shift)):
+        parameter.data.copy_(value.view_as(parameter))
+    return made
+
+
+def clamp(low: Tensor, high: Tensor, axis: int) -> Clamp:
+    """The layer that keeps every channel between two ends, in float64."""
+    made = Clamp(len(low), axis, both=bool((high < torch.inf).any())).double()
+    made.low.copy_(low.view_as(made.low))
+    if made.both:
+        made.high.copy_(high.view_as(made.high))
+    return made
 
 
 def _short(sizes: tuple[int, ...]) -> int | tuple[int, ...]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from .kernels import Affine, Inexact, Kernel, then
-from .layers import Clamp, as_act, is_flatten, is_global, is_mean, is_relu, shrinks
+from .layers import Clamp, as_act, clamp, is_flatten, is_global, is_mean, is_relu, shrinks
 from .report import Notes
 from .row import Row, Step, describe
 
@@ -32,7 +32,7 @@ def across(done: Row, notes: Notes) -> bool:
     if not isinstance(norm.linear, Affine) or norm.act is not None or not norm.only_next or not (relu or between):
         return False
     try:
-        clamp, left = _clamped(norm.linear, notes.limit) if relu else (None, norm.linear)
+        bounds, left = _clamped(norm.linear, notes.limit) if relu else (None, norm.linear)
         top.linear, top.changed = then(_moved(left, between, top.linear), top.linear), True
     except Inexact as why:
         norm.why["across"] = str(why)
@@ -42,7 +42,7 @@ def across(done: Row, notes: Notes) -> bool:
         notes.fold("norm into the layer after it", norm.name, f"{describe(norm)} and {describe(top)}")
     else:
         notes.fold("norm and relu into a clamp and the layer after them", norm.name, describe(norm))
-        norm.layer, norm.linear, norm.changed, norm.fresh, norm.why = clamp, None, False, True, {}
+        norm.layer, norm.linear, norm.changed, norm.fresh, norm.why = bounds, None, False, True, {}
         del done[i]
     return True
 
@@ -63,7 +63,7 @@ def _clamped(norm: Affine, limit: float) -> tuple[Clamp, Affine]:
     low = knee.where((scale > 0) | dead, -torch.inf)
     high = knee.where((scale < 0) | dead, torch.inf)
     after = Affine(scale, shift.where(~dead, shift.clamp(min=0)), norm.axis)
-    return Clamp(low, None if bool((scale > 0).all()) else high, norm.axis), after
+    return clamp(low, high, norm.axis), after
 
 
 def _moved(norm: Affine, between: Row, kernel: Kernel) -> Affine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -89,12 +89,20 @@ def _settle(group: Group) -> None:
             if len(item.items) == 1 and not item.joins:
                 group.items[i] = item.items[0]
                 group.items[i].key = item.key
-    group.joins.sort(key=lambda join: join.order)
+    group.joins = _in_order(group.joins)
     taken: set[str] = set()
     for item in group.items:
         free = isinstance(item.key, str) and item.key not in taken and not _reserved(item.key)
         group.names.append(str(item.key) if free else None)
         taken.add(str(item.key))
+
+
+def _in_order(joins: list[Join]) -> list[Join]:
+    """Shortcuts in the order of their wiring; those that end at one step, in the order in which they merge there."""
+    ends: dict[Step, Iterator[Join]] = {}
+    for join in joins:
+        ends.setdefault(join.end, (j for j in join.end.ends if j.owner == join.owner))
+    return [next(ends[join.end]) for join in sorted(joins, key=lambda join: join.order)]
 
 
 def _reserved(name: str) -> bool:
@@ -155,7 +163,7 @@ class Rebuilder:
             inside = self._layer(item) if isinstance(item, Step) else self._chain(item, tree, Chain, UNKNOWN)
             made._place(name, inside)
         made._begin(wiring, value, kept).take_result()
-        if original is not None and original._pattern and tuple(wiring) == original.wiring:
+        if original is not None and len(original) == len(made) and original.wiring == tuple(wiring):
             made._pattern = original._pattern
         return made
 
@@ -163,13 +171,12 @@ class Rebuilder:
 
     def module(self, row: Row) -> nn.Module | None:
         """A row as a layer, a path or a branch; ``None`` for one that has no steps."""
-        if any(step.ends for step in row):
-            tree = Tree(row)
-            return self._chain(tree.root, tree, Chain, UNKNOWN)
-        layers = [self._layer(step) for step in row[1:]]
-        if len(layers) < 2:
-            return layers[0] if layers else None
-        return nn.Sequential(*layers)
+        if len(row) == 1:
+            return None
+        if len(row) == 2 and not row[1].ends:
+            return self._layer(row[1])
+        tree = Tree(row)
+        return self._chain(tree.root, tree, Chain, UNKNOWN)
 
     def _layer(self, step: Step) -> nn.Module:
         if step.rows is not None:
@@ -216,9 +223,10 @@ class Rebuilder:
         if was.path is not None and _touched(join.row, was.path):
             parts["path"] = self.module(join.row)
             said["path"] = _path_said(old, join.row, parts["path"])
-        tap: Literal["state", "branch"] = "branch" if join.tap == "branch" and join.start.ends else "state"
-        start = _end(join.start, group, tree, old.start, tap)
-        shortcut = replace(old, start=start, end=_end(join.end, group, tree, old.end), tap=tap, **said)
+        tap = join.tap if join.start.ends else old.tap  # without merges they are the same value
+        start = _end(join.start, group, tree, old.start, tap if join.start.ends else "state")
+        end = _end(join.end, group, tree, old.end)
+        shortcut = replace(old, start=start, end=end, tap=tap, **said)
         connection = Connection.__new__(Connection)
         nn.Module.__init__(connection)
         for part, value in parts.items():
@@ -232,7 +240,7 @@ class Rebuilder:
         if gain.axis is None:
             return float(gain.scale)
         shape = (-1, *[1] * (-1 - gain.axis))
-        return nn.Parameter(gain.scale.view(shape).to(self.device, self.dtype))
+        return nn.Parameter(gain.scale.view(shape).to(self.device, self.dtype, copy=True))
 
 
 def _touched(row: Row, path: Any) -> bool:

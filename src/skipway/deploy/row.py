@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -28,6 +28,7 @@ from .report import Notes
 #: the key of a layer in its chain: its name, or its position where it has none
 Key = str | int
 Place = tuple[Key, ...]
+Tap = Literal["state", "branch"]
 
 
 @dataclass(eq=False)
@@ -117,7 +118,7 @@ class Join:
     order: int
     start: Step
     end: Step
-    tap: str
+    tap: Tap
     row: list[Step]
     scale: Any
     path_scale: Any
@@ -128,12 +129,16 @@ class Join:
     rewritten: bool = False
     why: dict[str, str] = field(default_factory=dict)
 
+    def sees(self, place: Place) -> bool:
+        """Whether what stands at a place is inside its chain, and has a name there: else it is only its ``input``."""
+        return place[: len(self.owner)] == self.owner
+
     def remove(self) -> None:
         """Take it away."""
         self.end.ends.remove(self)
         self.start.leaves.pop(self)
 
-    def start_from(self, step: Step, tap: str) -> None:
+    def start_from(self, step: Step, tap: Tap) -> None:
         """Let it start from another step."""
         self.start.leaves.pop(self)
         self.start, self.tap = step, tap
@@ -214,7 +219,7 @@ def _spread_chain(row: Row, chain: Any, value: Value, place: Place, name: str, n
     for meeting in (meeting for node in plan.nodes for meeting in node.meetings):
         group: list[Join] = []
         for edge in meeting:
-            tap = edge.shortcut.tap if edge.start else "state"
+            tap: Tap = edge.shortcut.tap if edge.start else "state"
             form = plan.nodes[edge.start].arrival if tap == "branch" else plan.nodes[edge.start].form
             at = (*place, *map(as_key, edge.where.split("."))) if edge.where else place
             label = _dotted(name, f"{edge.where}.{edge.shortcut.label}" if edge.where else edge.shortcut.label)

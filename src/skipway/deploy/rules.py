@@ -158,10 +158,15 @@ def away(done: Row, notes: Notes) -> bool:
         around = before is done[0] or any(j.start is before for j in step.ends)
         apart = bool(before.ends) and bool(before.read_as("state") or step.read_as("branch"))
         apart |= bool(before.ends) and any(map(_joint, (*before.ends, *step.ends)))
+        # into one value, those of inner chains merge first
+        apart |= bool(before.ends) and len(before.ends[-1].owner) < len(step.ends[0].owner)
         if around or apart:  # two values that are told apart need two places
             return False
-        for join in before.leaves:
-            join.tap = "branch" if not before.ends else join.tap
+        branches = [*(step.read_as("branch")), *(() if before.ends else before.leaves)]
+        if any(not j.sees(before.place) for j in branches):
+            return False
+        for join in branches:
+            join.tap = "branch"
     for join in list(step.leaves):
         join.start_from(before, join.tap if step.ends else "state")
     for join in list(step.ends):
@@ -190,7 +195,7 @@ def weigh(done: Row, notes: Notes) -> bool:
             try:
                 if part == "scale" and (place or len(join.group) > 1):
                     raise Inexact("its branch is the result of another merge")
-                step = _scaled(join.row if part == "path_scale" else done, gain)
+                step = _scaled(join.row, gain) if part == "path_scale" else _scaled(done, gain, branch=True)
                 assert step.linear is not None
                 step.linear, step.changed = then(step.linear, gain), True
             except Inexact as why:
@@ -229,13 +234,16 @@ def gain_of(scale: Any) -> Affine | None:
     return None if factor is None else Affine.number(factor)
 
 
-def _scaled(row: Row, gain: Affine) -> Step:
-    """The linear layer that a gain on the last value of a row can go into; :class:`Inexact` where there is none."""
+def _scaled(row: Row, gain: Affine, branch: bool = False) -> Step:
+    """The linear layer that a gain on the last value of a row can go into; :class:`Inexact` where there is none.
+
+    With ``branch`` it is the value before the shortcuts that end there merge.
+    """
     positive = bool((gain.scale >= 0).all())
     for i in range(len(row) - 1, 0, -1):
         step = row[i]
         last = i == len(row) - 1
-        if step.read_as("branch") if last else not step.only_next:
+        if step.read_as("branch") if last and branch else not step.only_next:
             raise Inexact("what it scales is read elsewhere too, without it")
         if step.linear is not None and (step.act is None or (positive and homogeneous(step.act))):
             return step
@@ -300,17 +308,19 @@ def unite(done: Row, notes: Notes) -> bool:
     if first.linear is None or second.linear is None:
         return False
     readers = _readers(first)
+    told = [describe(s) for s in (first, second)]
+    kept = second if isinstance(first.linear, Affine) and isinstance(second.linear, Kernel) else first
     try:
         if first.act is not None:
             raise Inexact("an activation is between them")
         if readers:
             raise Inexact(readers)
+        if second.ends and not all(j.sees(kept.place) for j in second.read_as("branch")):
+            raise Inexact("what is read between them would be read from another chain")
         made = then(first.linear, second.linear)
     except Inexact as why:
         second.why["before"] = first.why["after"] = str(why)
         return False
-    told = [describe(s) for s in (first, second)]
-    kept = second if isinstance(first.linear, Affine) and isinstance(second.linear, Kernel) else first
     what = _what(first.linear, second.linear)
     names = f"{told[0]} and {told[1]}"
     second.linear, second.changed = made, True
@@ -340,6 +350,8 @@ def follow_up(done: Row, notes: Notes) -> bool:
     found = as_act(act.layer) if act.linear is None and act.layer is not None else None
     fits = isinstance(layer.linear, Kernel) and layer.linear.transposed is None and layer.act is None
     if found is None or not fits or not layer.only_next:
+        return False
+    if act.ends and not all(j.sees(layer.place) for j in act.read_as("branch")):
         return False
     notes.fold("activation into the layer before it", act.name, describe(layer))
     for name in ("name", "layer", "place", "key", "before", "linear", "why"):
