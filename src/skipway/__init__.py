@@ -20,7 +20,7 @@ from .paths import Crop, Detach, Householder, LowRank, Pad, Project, Resize, Sli
 from .pools import AvgPool, BlurPool, GlobalAvgPool, MaxPool
 from .shortcut import Shortcut
 from .weights import DiracConv
-from .wiring import cross, dense, every, from_input, log2, sliding, unet
+from .wiring import cross, dense, every, from_input, log2, random_shortcuts, sliding, unet
 
 __version__ = "0.1.0"
 
@@ -46,6 +46,6 @@ __all__ = [
     "ShapeError", "Shortcut", "Skip", "SkipwayError", "Slice", "SqueezeExcite", "Swapout", "TrainError", "Warmup",
     "Weighted",
     "cross", "crossentropy", "data", "dense", "deploy", "evaluate", "every", "fit", "from_input", "gelu",
-    "global_drop_path", "identity", "log2", "logitcrossentropy", "onecold", "onehot", "relu", "set_step", "sigmoid",
-    "silu", "sliding", "softmax", "study", "tanh", "throttle", "tie", "train", "unet", "zoo",
+    "global_drop_path", "identity", "log2", "logitcrossentropy", "onecold", "onehot", "random_shortcuts", "relu",
+    "set_step", "sigmoid", "silu", "sliding", "softmax", "study", "tanh", "throttle", "tie", "train", "unet", "zoo",
 ]  # fmt: skip

@@ -10,6 +10,8 @@ Write your own as a plain function ``n -> list of Shortcut``.
 
 from __future__ import annotations
 
+import ast
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -18,6 +20,7 @@ from torch import nn
 
 from .errors import ChainError, SkipwayError, caller, nearest
 from .gains import at_depth, is_schedule
+from .gains.base import is_number
 from .merges import Cat, Merge, as_merge
 from .shortcut import Shortcut, value_code
 
@@ -113,10 +116,10 @@ class Pattern:
 
 def _again(call: str, options: dict[str, Any]) -> Pattern:
     """A pattern from how it prints: how it is copied and pickled."""
-    name, given = call.rstrip(")").split("(")
-    make = next(p for p in PATTERNS if p.__name__ == name)
-    args = (int(given),) if given.isdigit() else ()
-    return make(*args, **({"output": False} if given == "output=False" else {}), **options)
+    made: Any = ast.parse(call, mode="eval").body
+    make = next(p for p in PATTERNS if p.__name__ == made.func.id)
+    given = {word.arg: ast.literal_eval(word.value) for word in made.keywords}
+    return make(*map(ast.literal_eval, made.args), **given, **options)
 
 
 class Wirings:
@@ -294,4 +297,29 @@ def cross(**options: Any) -> Pattern:
     return Pattern("cross()", ends, options)
 
 
-PATTERNS: tuple[Callable[..., Pattern], ...] = (every, sliding, dense, log2, unet, from_input, cross)
+def random_shortcuts(density: float = 0.25, seed: int = 0, **options: Any) -> Pattern:
+    """A share of the shortcuts of :func:`dense`, drawn at random: always the same ones for a seed and a length.
+
+    ``density`` is the share, above 0 and up to 1; at least one shortcut is drawn. Randomly wired nets are a control for
+    any wiring that is thought out (1904.01569).
+
+    >>> random_shortcuts(density=0.5, seed=1)(4)
+    [Shortcut(0, 2), Shortcut(0, 4), Shortcut(2, 4)]
+    """
+    if not is_number(density) or not 0 < density <= 1:
+        raise ChainError(f"random_shortcuts: density is a share, above 0 and up to 1, not {density!r} ({caller()})")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ChainError(f"random_shortcuts: seed is a whole number of at least 0, not {seed!r} ({caller()})")
+    possible = _reads(lambda b: range(2, b + 1), options.get("merge"))
+
+    def ends(n: int) -> list[tuple[int, int]]:
+        # sorted by a draw each: only random() itself is promised to draw the same in every version of Python
+        draw, found = random.Random(seed), possible(n)
+        drawn = sorted(range(len(found)), key=[draw.random() for _ in found].__getitem__)
+        kept = sorted(drawn[: max(1, round(density * len(found)))])
+        return [found[i] for i in kept]
+
+    return Pattern(f"random_shortcuts(density={density!r}, seed={seed})", ends, _tapped(options))
+
+
+PATTERNS: tuple[Callable[..., Pattern], ...] = (every, sliding, dense, log2, unet, from_input, cross, random_shortcuts)
