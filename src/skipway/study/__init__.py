@@ -3,6 +3,7 @@
 from skipway.study.compare import compare
 from skipway.study.comparison import Comparison, Run
 from skipway.study.paths import Paths, paths
+from skipway.study.signal import Signal, signal
 from skipway.study.ways import Ways, ways
 
-__all__ = ["Comparison", "Paths", "Run", "Ways", "compare", "paths", "ways"]
+__all__ = ["Comparison", "Paths", "Run", "Signal", "Ways", "compare", "paths", "signal", "ways"]
