@@ -72,22 +72,28 @@ def show(
         print(f"\n{forward}")
 
 
+def families() -> dict[str, list[str]]:
+    """The nets of the zoo that one function makes, by the first of them."""
+    from skipway.zoo.registry import ENTRIES
+
+    found: dict[Any, list[str]] = {}
+    for name, entry in ENTRIES.items():
+        found.setdefault(entry.function, []).append(name)
+    return {names[0]: names for names in found.values()}
+
+
 def _draw_zoo(model: str | None, out: Path | None, **options: Any) -> None:
     """One drawing a family of the zoo, of its first net."""
-    from skipway.zoo.registry import ENTRIES, make
+    from skipway import zoo
 
     if model is not None or out is None:
         raise Wrong("--all draws the whole zoo: give no MODEL, and a folder with --out")
     if out.exists() and not out.is_dir():
         raise Wrong(f"--out {out} is a file, not a folder: give another name")
-    seen = set()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name, entry in ENTRIES.items():
-            if entry.function in seen:
-                continue
-            seen.add(entry.function)
-            make(name).draw(out / f"{name}.svg", **options)
+        for name in families():
+            zoo.make(name).draw(out / f"{name}.svg", **options)
             print(f"drawn: {out / name}.svg", flush=True)
     except SkipwayError as error:
         raise Wrong(str(error)) from error

@@ -20,7 +20,7 @@ FOLD_FROM = 20
 #: with more rows than this, nested chains that no shortcut runs inside of are drawn as one box
 CLOSE_FROM = 56
 #: more rows than this are never drawn, unless asked for
-MOST = 104
+MOST = 112
 #: rows that stay where the middle is left out
 FEW = 24
 

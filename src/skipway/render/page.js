@@ -191,7 +191,7 @@ function paint() {
   svg.setAttribute("height", net.scrollHeight);
   const spots = new Map();
   marks = new Map();
-  let before = null;
+  let before = null, bottom = 0;
   const back = draw("g", {}), front = draw("g", {}), mid = draw("g", {}), touch = draw("g", {});
   const widths = values.map((v) => rows[v][WIDTH]).filter(Boolean);
   const low = Math.log(Math.max(1, Math.min(...widths, Infinity))), high = Math.log(Math.max(1, ...widths));
@@ -220,6 +220,11 @@ function paint() {
     }
     before = { y, width };
     spots.set(item.row, spot);
+    bottom = spot.out;
+  }
+  if (before) {                           // through the last merges, and out
+    back.append(draw("path", { class: "spine", d: `M${spine} ${before.y}V${bottom + 4}`, "stroke-width": before.width }));
+    front.append(draw("path", { class: "exit", d: `M${spine} ${bottom + 11}l-5 -8h10z` }));
   }
   const spans = drawn.map((l) => spots.get(l.end).y - spots.get(l.start).y), most = Math.max(1, ...spans);
   const few = drawn.length <= MANY;
@@ -280,7 +285,8 @@ function through(a) {
   const c = count();
   if (!c) return "";
   const s = place.get(a.start), before = a.branch && s ? c.to[s - 1] : c.to[s];
-  return `${long(before * c.on[place.get(a.end)])} of ${long(c.all)} paths from the input to the output go through it.`;
+  const here = before * c.on[place.get(a.end)];
+  return `${long(here)} of ${long(c.all)} paths from the input to the output ${here === 1n ? "goes" : "go"} through it.`;
 }
 function long(x) {
   const text = x.toString();
@@ -290,6 +296,7 @@ const past = (a, b) => a.end < b.start || (a.end === b.start && !b.branch);   //
 
 function pick(a) {
   state.on = state.on === a ? null : a;
+  state.near = null;
   say();
   mark();
 }
@@ -306,6 +313,8 @@ function mark() {
     if (line) line.classList.toggle("off", off);
     box.querySelectorAll(".chip").forEach((c) => c.classList.toggle("on", on !== null && Number(c.dataset.arc) === on.id));
   }
+  const touched = row === null ? 1 : drawn.filter((l) => l.start === row || l.end === row).length;
+  svg.style.setProperty("--near", touched > 24 ? "1.2px" : "3px");
   for (const l of drawn) {
     const a = l.arc, touches = a === near || (row !== null && (l.start === row || l.end === row));
     l.path.classList.toggle("on", on !== null && (a === on || l.all.includes(on)));

@@ -192,7 +192,7 @@ def band_title(band: Band, room: float) -> tuple[tuple[str, str], ...]:
 
 def title_of(cell: Cell) -> tuple[str, str]:
     """The name of a layer, or in grey its position."""
-    named = cell.kind in ("layer", "closed") and not cell.title.isdigit()
+    named = cell.kind in ("layer", "closed") and not cell.title.replace("–", "").isdigit()
     return cut(cell.title, 11, 130, named), "name" if named else "index"
 
 
