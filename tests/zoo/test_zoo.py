@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import re
+import warnings
 
 import pytest
 import torch
@@ -74,6 +76,8 @@ BIG = (
     "bottlenecks", "groups",
 )  # fmt: skip
 
+#: these take seconds to trace, and others have all that is in them
+HEAVY = ("hourglass", "linknet")
 #: what has no gradient in the first step, since a number begins at 0 that multiplies it or what is made of it
 ASLEEP = {"rezero": r"body\.(?!.*scale)", "fixup": r"(?!head)", "norm-free": r"stage\d\.\d+\.(body\.)?\d"}
 #: here shortcuts put another value in the place of the one along the chain, which has other sizes without them
@@ -120,6 +124,48 @@ def test_state_dict_round_trip(case):
     assert fresh.load_state_dict(net.state_dict()).missing_keys == []
     with torch.no_grad():
         assert torch.equal(fresh(x), net(x))
+
+
+def test_copies_compute_the_same(case):
+    _, net, x = case
+    net.eval()
+    with torch.no_grad():
+        y = net(x)
+        assert torch.equal(copy.deepcopy(net)(x), y)
+        assert torch.equal(pickle.loads(pickle.dumps(net))(x), y)
+
+
+def test_channels_last(case):
+    _, net, x = case
+    if x.dim() != 4:
+        pytest.skip("has no channels")
+    net.eval()
+    with torch.no_grad():
+        y, last = net(x), net(x.contiguous(memory_format=torch.channels_last))
+    assert torch.allclose(last, y, atol=1e-5 * y.abs().max().item() + 1e-6)
+
+
+def test_half_precision_is_finite_and_near(case):
+    _, net, x = case
+    net.eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        half = net(x).float()
+    with torch.no_grad():
+        y = net(x)
+    assert half.isfinite().all()
+    assert (half - y).abs().max() <= 0.1 * y.abs().max() + 1e-3
+
+
+@pytest.mark.parametrize("which", [key for key in SMALL if key not in BIG and key not in HEAVY])
+def test_an_exported_net_computes_the_same(which):
+    name, options, shape = SMALL[which]
+    torch.manual_seed(0)
+    net, x = make(name, **options).eval(), torch.randn(2, *shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own
+        exported = torch.export.export(net, (x,)).module()
+    with torch.no_grad():
+        assert torch.allclose(exported(x), net(x), atol=1e-5, rtol=1e-4)
 
 
 def test_repr_builds_it_again(case):

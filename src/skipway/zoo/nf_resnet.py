@@ -64,6 +64,8 @@ class ScaledConv(nn.Conv2d):
     (0.0, 1.0)
     """
 
+    no_decay = ("gain",)
+
     def __init__(
         self,
         in_channels: int,
