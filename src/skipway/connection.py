@@ -30,6 +30,9 @@ class Connection(nn.Module):
     #: gains, which weight decay would pull to where they say nothing
     no_decay = ("scale", "path_scale")
 
+    #: the connections that merge at once with this one, itself included
+    joint: tuple[Connection, ...] = ()
+
     scale: Any
     drop: Any
     path: Any
@@ -53,16 +56,19 @@ class Connection(nn.Module):
             self.path = hold(path)
             close(self.path, start)
 
-    def make_gains(self, shortcut: Shortcut, branch: Value, brought: Value) -> None:
-        """Create the scales and the random drop."""
+    def make_gains(self, shortcut: Shortcut, branch: Value) -> None:
+        """Create the scale and the random drop of the branch."""
         self.scale = _gain(as_scale(shortcut.scale), branch)
-        self.path_scale = _gain(as_scale(shortcut.path_scale), brought)
         self.drop = as_drop(shortcut.drop).make()
 
     def make_path_scale(self, shortcut: Shortcut, brought: Value) -> None:
-        """Create what belongs to the shortcut alone, where another one's merge takes it in."""
+        """Create the scale of what the shortcut brings."""
         self.path_scale = _gain(as_scale(shortcut.path_scale), brought)
-        self.__dict__["_made"] = True
+
+    def take(self, other: Connection, *parts: str) -> None:
+        """The parts of another connection, shared with it."""
+        for part in parts:
+            setattr(self, part, getattr(other, part))
 
     def check_gains(self, branch: Value, brought: Value) -> None:
         """Raise :class:`~skipway.merges.Misfit` where a learned scale is for another width: it would broadcast."""
@@ -88,6 +94,10 @@ class Connection(nn.Module):
         if isinstance(merge, Merge):
             made = merge.make_many(1 + len(brought)) if merge.joint else merge.make(branch, brought[0])
         self.merge = hold(made)
+
+    def settled(self, joint: tuple[Connection, ...]) -> None:
+        """From now on its parts stay. ``joint`` are all that merge at once with it, the first with the merge."""
+        self.__dict__["joint"] = joint
         self.__dict__["_made"] = True
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -148,6 +158,8 @@ class Connections(nn.Module):
         self._by_label[shortcut.label] = connection
         if connection.stateful:
             self._modules[shortcut.key] = connection
+        else:
+            self._modules.pop(shortcut.key, None)  # one before it may have had state
 
     def get(self, label: str) -> Connection | None:
         return self._by_label.get(label)

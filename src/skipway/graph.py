@@ -43,7 +43,7 @@ class Edge:
         a, b = self.shortcut, other.shortcut
         merge = as_merge(a.merge)
         same = merge == as_merge(b.merge) and (a.scale, a.drop, a.act) == (b.scale, b.drop, b.act)
-        return isinstance(merge, Merge) and merge.joint and same
+        return isinstance(merge, Merge) and merge.joint and same and self.owner is other.owner
 
     @property
     def connection(self) -> Any:

@@ -44,7 +44,7 @@ class Meeting:
         guarded = [v for v in (*self.values, branch) if v]
         versions = [t._version for v in guarded for t in v.trials]
         try:
-            result = self._known(branch) if old else self._made(branch)
+            result = self._known(branch) if old else self._made(branch, known)
         except Misfit as misfit:
             fix = misfit.fix
             if not isinstance(as_path(self.at.shortcut.path), Path):
@@ -75,22 +75,56 @@ class Meeting:
                 edge.owner._register_connection(edge.shortcut, made)
         return result
 
-    def _made(self, branch: Value) -> Value:
-        """Make the connections: first what they bring, then, from the shapes that meet, how it is merged."""
+    def _made(self, branch: Value, known: list[Any]) -> Value:
+        """Make the connections: first what they bring, then, from the shapes that meet, how it is merged.
+
+        Where one of several that merged at once is gone or has moved, the others keep what they had learned.
+        """
+        before = next((c.joint for c in known if c is not None and self._joint), ())
         brought = []
-        for edge, made, value in zip(self.edges, self.connections, self.values, strict=True):
+        for edge, made, old, value in zip(self.edges, self.connections, known, self.values, strict=True):
             self.at = edge
-            made.make_path(edge.shortcut, value, branch)
-            follow(made, self.node.owner)
+            stays = old in before and self._fits(old, value, branch)
+            if stays:
+                made.take(old, "path", "path_scale")
+            else:
+                made.make_path(edge.shortcut, value, branch)
+                follow(made, self.node.owner)
             brought.append(self._brought(made, value, branch))
-            if edge is not self.head:
+            if not stays:
                 made.make_path_scale(edge.shortcut, brought[-1])
         self.at = self.head
-        self.connections[0].make_gains(self.head.shortcut, branch, brought[0])
-        self.connections[0].make_merge(self.head.shortcut, branch, brought)
+        self._make_head(branch, brought, before, known)
         for made in self.connections:
             follow(made, self.node.owner)
+            made.settled(tuple(self.connections))
         return self._met(branch, brought)
+
+    def _make_head(self, branch: Value, brought: list[Value], before: tuple[Connection, ...], known: list[Any]) -> None:
+        """The gains of the branch and the merge, which the first connection holds."""
+        head = self.connections[0]
+        if before and self._fits(before[0], UNKNOWN, branch):
+            head.take(before[0], "scale", "drop")
+        else:
+            head.make_gains(self.head.shortcut, branch)
+        select = getattr(before[0].merge, "select", None) if before else None
+        if select is None:
+            head.make_merge(self.head.shortcut, branch, brought)
+        else:
+            head.merge = select([0, *(before.index(old) + 1 if old in before else None for old in known)])
+
+    @property
+    def _joint(self) -> bool:
+        return isinstance(self.recipe, Merge) and self.recipe.joint
+
+    def _fits(self, connection: Connection, value: Value, branch: Value) -> bool:
+        """Whether what a connection brings, and its gains, are right for these values."""
+        try:
+            brought = self._brought(connection, value, branch) if value else UNKNOWN
+            connection.check_gains(branch, brought)
+        except (Misfit, ProbeError):
+            return False
+        return True
 
     def _known(self, branch: Value) -> Value:
         brought = []
@@ -118,8 +152,8 @@ class Meeting:
 
     def _still_fit(self, known: list[Any], branch: Value) -> bool:
         """Whether connections made for other layers work between these values."""
-        if [c.merge is None for c in known] != [i > 0 for i in range(len(known))]:
-            return False  # another of them was the first, and held the merge
+        if self._joint and tuple(known) != known[0].joint:
+            return False  # others were there, or in another order
         self.connections = known
         try:
             self._known(branch)

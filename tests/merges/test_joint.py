@@ -7,7 +7,21 @@ import copy
 import pytest
 import torch
 
-from skipway import Chain, ChainError, Conv, Dense, Learned, Parallel, Shortcut, Skip, Weighted, dense, every, tanh
+from skipway import (
+    Chain,
+    ChainError,
+    Conv,
+    Dense,
+    Learned,
+    LowRank,
+    Parallel,
+    Shortcut,
+    Skip,
+    Weighted,
+    dense,
+    every,
+    tanh,
+)
 
 
 def stack(wiring, layers=4, width=5):
@@ -115,16 +129,48 @@ def test_each_has_a_path_and_a_gain_of_its_own():
 
 
 @pytest.mark.parametrize("gone", ["0->3", "1->3", "2->3"])
-def test_without_one_the_weights_are_made_anew(gone):
-    wiring = [Shortcut(k, 3, merge=Weighted("softmax")) for k in (0, 1, 2)]
-    net = stack(wiring, layers=3)
+def test_without_one_the_others_keep_what_they_learned(gone):
+    wiring = [Shortcut(k, 3, merge=Weighted("softmax"), path=LowRank(1), path_scale=Learned(0.5)) for k in (0, 1, 2)]
+    net = shaken(stack(wiring, layers=3))
+    weights = net.shortcuts["0->3"].merge.weights.tolist()
     rest = net.without(gone)
-    assert [p.numel() for p in rest.shortcuts.parameters()] == [3]
+    stay = [s.label for s in wiring if s.label != gone]
+    del weights[1 + int(gone[0])]
+    assert rest.shortcuts[stay[0]].merge.weights.tolist() == weights
+    for label in stay:
+        assert rest.shortcuts[label].path is net.shortcuts[label].path
+        assert rest.shortcuts[label].path_scale is net.shortcuts[label].path_scale
+    assert [n for n, _ in rest.shortcuts.named_parameters() if n.endswith("weights")] == [f"{stay[0]}.merge.weights"]
     x = torch.randn(2, 5)
     built = stack([s for s in wiring if s.label != gone], layers=3)
     built.load_state_dict(rest.state_dict())
     assert torch.equal(rest(x), built(x))
-    assert [p.numel() for p in net.shortcuts.parameters()] == [4], "the net itself is as it was"
+    assert net.shortcuts["0->3"].merge.weights.numel() == 4, "the net itself is as it was"
+
+
+def test_in_another_order_each_keeps_its_weight():
+    wiring = [Shortcut(k, 3, merge=Weighted()) for k in (0, 1, 2)]
+    net = shaken(stack(wiring, layers=3))
+    again = net.rewire([wiring[2], wiring[0], wiring[1]])
+    x = torch.randn(4, 5)
+    assert torch.allclose(net(x), again(x), atol=1e-6)
+    assert [n for n, _ in again.shortcuts.named_parameters()] == ["2->3.merge.weights"], "nothing is left behind"
+    more = net.without("1->3").rewire(wiring)
+    weights = net.shortcuts["0->3"].merge.weights.tolist()
+    weights[2] = 0.0
+    assert more.shortcuts["0->3"].merge.weights.tolist() == weights, "a new one begins as it would"
+
+
+def test_shortcuts_of_two_chains_do_not_merge_at_once():
+    inner = Chain(a=Dense(5, 5), b=Dense(5, 5), wiring=[Shortcut(0, 2, merge="weighted")])
+    held = inner.shortcuts["0->2"].merge
+    net = Chain(stem=Dense(5, 5), enc=inner, wiring=[Shortcut("stem", "enc.b", merge="weighted", name="outer")])
+    assert inner.shortcuts["0->2"].merge is held
+    assert {n: p.numel() for n, p in net.named_parameters() if "shortcuts" in n} == {
+        "enc.shortcuts.0->2.merge.weights": 2, "shortcuts.outer.merge.weights": 2,
+    }  # fmt: skip
+    x = torch.randn(2, 5)
+    assert net["enc"](x).shape == net.without("outer")(x).shape == (2, 5)
 
 
 def test_rewired_alike_the_weights_stay():

@@ -50,7 +50,11 @@ class Merge:
         raise NotImplementedError
 
     def make_many(self, count: int) -> MergeFn:
-        """For a ``joint`` merge: the function or module that merges ``count`` values, the branch first."""
+        """For a ``joint`` merge: the function or module that merges ``count`` values, the branch first.
+
+        A module that learns has a method ``select(places)`` besides: a new one for the values at these places of its
+        own, ``None`` for a new value, so that the others keep what was learned when one is left out.
+        """
         raise NotImplementedError
 
     def code(self, branch: str, shortcut: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -81,7 +82,7 @@ class WeightedSum(nn.Module):
             start[1:] = 0.0
         elif init == "mean":
             start = torch.zeros(count) if by == "softmax" else start / (count if by == "free" else 1)
-        self.by = by
+        self.by, self.init = by, init
         self.weights = nn.Parameter(start)
 
     def shares(self) -> Tensor:
@@ -92,6 +93,15 @@ class WeightedSum(nn.Module):
             kept = torch.relu(self.weights)
             return kept / (kept.sum() + 1e-4)
         return self.weights
+
+    def select(self, places: Sequence[int | None]) -> WeightedSum:
+        """The sum of the values at these places, with their weights; a new value (``None``) begins as it would."""
+        made = WeightedSum(len(places), self.by, self.init)
+        with torch.no_grad():
+            for i, place in enumerate(places):
+                if place is not None:
+                    made.weights[i] = self.weights[place]
+        return made
 
     def forward(self, *values: Tensor) -> Tensor:
         shares = self.shares().unbind()
