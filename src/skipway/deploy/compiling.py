@@ -1,0 +1,250 @@
+"""``compile``: a net folded, on the engine that runs it fastest here."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from skipway.chain import Chain
+from skipway.errors import ChainError, nearest
+
+from .engines import ENGINES, Engine, Precision, Run, Unfit
+from .folding import Folded, fold
+
+#: the largest difference from the net, relative to its largest output, with which an engine is used
+CLOSE = {"fp32": 1e-4, "bf16": 0.1}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An engine that was tried.
+
+    Attributes
+    ----------
+    engine:
+        its name.
+    milliseconds:
+        the median time of a call on the example; ``nan`` where it was not measured.
+    difference:
+        the largest difference from the net on the example, relative to the largest output; ``nan`` if it did not run.
+    why:
+        why it is not used, where it is not.
+    """
+
+    engine: str
+    milliseconds: float = float("nan")
+    difference: float = float("nan")
+    why: str = ""
+
+
+class Compiled:
+    """A net to use: call it with a batch. What :func:`compile` makes.
+
+    Attributes
+    ----------
+    engine, precision:
+        what it runs on, and in what.
+    candidates:
+        all engines that were tried, the fastest first.
+    chain:
+        the folded chain it came from, with its ``report``.
+    """
+
+    def __init__(
+        self, run: Run, chain: Folded, example: Tensor, precision: Precision, candidates: tuple[Candidate, ...]
+    ) -> None:
+        self._run, self._example = run, example
+        self.chain, self.precision, self.candidates = chain, precision, candidates
+        self.engine = candidates[0].engine
+        self._shape, self._kind = tuple(example.shape[1:]), (example.device.type, example.dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The output for a batch, ``(N, *)`` to ``(N, *)``; without gradients. Any N, from any thread.
+
+        Raises ``ChainError`` for an input of another kind than the example.
+        """
+        if (x.device.type, x.dtype) != self._kind or x.dim() != len(self._shape) + 1:
+            device, dtype = self._kind
+            raise ChainError(
+                f"this net was compiled for {dtype} on {device} of shape {('N', *self._shape)}, and gets {x.dtype} on "
+                f"{x.device.type} of shape {tuple(x.shape)}"
+            )
+        return self._run(x)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the folded chain, the engine's name and the example: :func:`load` builds the engine again."""
+        held = {"chain": self.chain, "engine": self.engine, "precision": self.precision, "example": self._example}
+        try:
+            torch.save(held, path)
+        except (AttributeError, TypeError, pickle.PicklingError) as error:
+            raise ChainError(f"this chain holds something that cannot be written, such as a lambda: {error}") from None
+
+    def __str__(self) -> str:
+        lines = [f"compiled for {self.engine}, {self.precision}, on input {tuple(self._example.shape)}"]
+        lines.append(f"  {'engine':13} {'ms':>9} {'difference':>11}")
+        for c in self.candidates:
+            took = "" if c.milliseconds != c.milliseconds else f"{c.milliseconds:.3f}"
+            apart = "" if c.difference != c.difference else f"{c.difference:.1e}"
+            lines.append(f"  {c.engine:13} {took:>9} {apart:>11}  {c.why}".rstrip())
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"<Compiled {self.engine} {self.precision}, {self.candidates[0].milliseconds:.3f} ms>"
+
+
+def compile(
+    net: Chain, example: Tensor, engine: str = "auto", precision: Precision = "fp32", *, seconds: float = 1.0
+) -> Compiled:
+    """Fold a net, and put it on the engine that runs it fastest on this machine.
+
+    Parameters
+    ----------
+    net:
+        a closed chain in eval mode, which stays as it is; or one that was folded already.
+    example:
+        a batch as it will come, ``(N, *input)``: engines are checked and measured on it. Other N work too, and other
+        image sizes where the engine takes them.
+    engine:
+        ``"eager"``, ``"channels_last"`` (PyTorch as it is, images with their channels last in memory), ``"compile"``
+        (PyTorch's compiler, with weights as constants; takes a minute and a C++ compiler), ``"onnxruntime"`` or
+        ``"openvino"`` (``pip install "skipway[onnx]"``, ``"skipway[openvino]"``). ``"auto"`` tries what is installed,
+        but ``"compile"`` on a CPU only where there is neither of the last two, which were faster in all that was
+        measured and are built much sooner; ``"all"`` tries everything.
+    precision:
+        ``"fp32"`` or ``"bf16"``. Inputs and outputs are float32 in both.
+    seconds:
+        about how long to measure each engine.
+
+    Returns
+    -------
+    Compiled
+        a callable; ``print`` shows what was measured. An engine whose output differs from the net's is never used.
+
+    Raises
+    ------
+    ChainError
+        for an engine or precision that is not there, one asked for by name that is not installed or cannot run the net,
+        an example that the net cannot take, and a net in training mode.
+
+    >>> import torch
+    >>> from skipway import BatchNorm, Chain, Dense, relu
+    >>> net = Chain(Dense(4, 8), BatchNorm(8), relu, Dense(8, 2)).eval()
+    >>> fast = compile(net, torch.randn(32, 4), engine="eager")
+    >>> fast.engine, fast(torch.randn(7, 4)).shape
+    ('eager', torch.Size([7, 2]))
+    """
+    if not isinstance(example, Tensor):
+        raise ChainError(f"compile takes an example to measure on, a tensor of shape (N, *input), not {example!r}")
+    if precision not in CLOSE:
+        raise ChainError(f'precision= is "fp32" or "bf16", not {precision!r}: {nearest(str(precision), CLOSE)}')
+    names = _named(engine, example.device.type)
+    folded = net if isinstance(net, Folded) else fold(net, check=False)
+    with torch.no_grad():
+        expected = net(example)
+    runs: dict[str, Run] = {}
+    tried: dict[str, Candidate] = {}
+    for name in names:
+        run, candidate = _try(name, folded, example, precision, expected)
+        if run is not None:
+            runs[name] = run
+        elif len(names) == 1:
+            raise ChainError(f"engine={name!r} cannot be used: {candidate.why}")
+        tried[name] = candidate
+    took = _measured({name: _call(run, example) for name, run in runs.items()}, seconds)
+    candidates = [replace(tried[name], milliseconds=took.get(name, float("nan"))) for name in names]
+    candidates.sort(key=lambda c: took.get(c.engine, float("inf")))
+    return Compiled(runs[candidates[0].engine], folded, example, precision, tuple(candidates))
+
+
+def load(path: str | os.PathLike[str]) -> Compiled:
+    """What :meth:`Compiled.save` wrote, with its engine built again on this machine.
+
+    The file holds Python objects: load only what you trust. Raises ``ChainError`` where the engine is not installed.
+    """
+    held: dict[str, Any] = torch.load(path, weights_only=False)
+    return compile(held["chain"], held["example"], held["engine"], held["precision"], seconds=0.1)
+
+
+def _named(engine: str, device: str) -> list[str]:
+    """The engines to try."""
+    if engine == "all":
+        return list(ENGINES)
+    if engine == "auto":
+        others = [name for name, e in ENGINES.items() if e.extra and device in e.devices and not e.missing]
+        return [name for name in ENGINES if name != "compile" or not others]
+    if engine not in ENGINES:
+        raise ChainError(f'engine= is "auto", "all" or an engine, not {engine!r}: {nearest(str(engine), ENGINES)}')
+    return [engine]
+
+
+def _try(
+    name: str, chain: Folded, example: Tensor, precision: Precision, expected: Tensor
+) -> tuple[Run | None, Candidate]:
+    """An engine, if it can be built and computes what the net does."""
+    engine: Engine = ENGINES[name]
+    if engine.missing:
+        return None, Candidate(name, why=engine.missing)
+    if example.device.type not in engine.devices:
+        return None, Candidate(name, why=f"does not run on {example.device.type}")
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # exporters warn of what is theirs to mend
+            run = engine.build(chain, example, precision)
+            found = run(example)
+            apart = _apart(expected, found)
+            if len(example) > 1 and found.shape == expected.shape:  # and with another number of rows
+                apart = max(apart, _apart(expected[:1], run(example[:1])))
+    except Unfit as why:
+        return None, Candidate(name, why=str(why))
+    except Exception as error:  # engines fail in ways of their own, and there are others
+        told = " ".join(str(error).split())
+        return None, Candidate(name, why=f"{type(error).__name__}: {told[:160]}")
+    if not apart <= CLOSE[precision]:
+        return None, Candidate(name, difference=apart, why="its output differs from the net's")
+    return run, Candidate(name, difference=apart)
+
+
+def _apart(expected: Tensor, found: Tensor) -> float:
+    if found.shape != expected.shape:
+        return float("inf")
+    large = float(expected.abs().max()) or 1.0
+    return float((found.float() - expected.float()).abs().max()) / large
+
+
+def _call(run: Run, example: Tensor) -> Callable[[], object]:
+    if example.device.type != "cuda":
+        return lambda: run(example)
+
+    def call() -> None:
+        run(example)
+        torch.cuda.synchronize()
+
+    return call
+
+
+def _measured(ways: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+    """Median milliseconds of each, in rounds that time every one once: drift of the machine falls on all alike."""
+    once = 0.0
+    for way in ways.values():
+        way()
+        start = time.perf_counter()
+        way()
+        once += time.perf_counter() - start
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    order = list(ways)
+    for turn in range(max(5, min(2000, int(seconds * len(order) / max(once, 1e-6))))):
+        first = turn % len(order)
+        for name in order[first:] + order[:first]:
+            start = time.perf_counter()
+            ways[name]()
+            found[name].append(time.perf_counter() - start)
+    return {name: 1e3 * statistics.median(times) for name, times in found.items()}

@@ -1,0 +1,243 @@
+"""Engines: each computes what the chain does, the fastest is taken, and one that errs is not."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from skipway import BatchNorm, Chain, ChainError, Conv, Dense, Flatten, MaxPool, OpenChainError, ShapeError, Skip, relu
+from skipway.deploy import compile, compiling, engines, fold, load
+from skipway.deploy.engines import ENGINES, Engine, Unfit
+
+INSTALLED = [name for name, engine in ENGINES.items() if not engine.missing and name != "compile"]
+
+
+@pytest.fixture
+def net() -> Chain:
+    """A small convolutional net on images of one channel, as training would leave it."""
+    made = Chain(
+        Conv(1, 8, 3, padding=1), BatchNorm(8), relu, MaxPool(2),
+        Skip(Conv(8, 8, 3, relu, padding=1), Conv(8, 8, 3, padding=1), BatchNorm(8), act=relu),
+        Flatten(), Dense(..., 5), input=(1, 8, 8),
+    )  # fmt: skip
+    for module in made.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2.0)
+    return made.eval()
+
+
+@pytest.mark.parametrize("engine", INSTALLED)
+@pytest.mark.parametrize("rows", [1, 6])
+def test_every_engine_computes_the_same(net, engine, rows):
+    x = torch.randn(rows, 1, 8, 8)
+    fast = compile(net, x, engine, seconds=0.01)
+    assert fast.engine == engine
+    for n in (rows, 1, 3, 17):
+        other = torch.randn(n, 1, 8, 8)
+        before = other.clone()
+        found = fast(other)
+        assert found.dtype == torch.float32
+        assert not found.requires_grad
+        assert torch.allclose(found, net(other), rtol=1e-4, atol=1e-5)
+        assert torch.equal(other, before)
+    first = fast(x)
+    kept = first.clone()
+    fast(torch.randn(rows, 1, 8, 8))
+    assert torch.equal(first, kept)  # what was returned is the caller's
+
+
+@pytest.mark.parametrize("engine", ["eager", "channels_last", *[e for e in INSTALLED if e == "openvino"]])
+def test_bf16(net, engine):
+    x = torch.randn(4, 1, 8, 8)
+    fast = compile(net, x, engine, "bf16", seconds=0.01)
+    assert fast(x).dtype == torch.float32
+    assert 0 < fast.candidates[0].difference < 0.1
+
+
+def test_vectors():
+    net = Chain(Dense(6, 8, relu), Skip(Dense(8, 8)), Dense(8, 2)).eval()
+    fast = compile(net, torch.randn(4, 6), seconds=0.01)
+    assert torch.allclose(fast(torch.ones(9, 6)), net(torch.ones(9, 6)), atol=1e-5)
+    why = {c.engine: c.why for c in fast.candidates}
+    assert why["channels_last"] == "the input is no image"
+
+
+def test_the_net_stays_as_it_is(net):
+    state = {key: value.clone() for key, value in net.state_dict().items()}
+    compile(net, torch.randn(2, 1, 8, 8), "channels_last", "bf16", seconds=0.01)
+    assert all(
+        torch.equal(state[key], value) and value.dtype == state[key].dtype for key, value in net.state_dict().items()
+    )
+    assert net[0].weight.is_contiguous()
+
+
+def test_one_channel_is_laid_out_channels_last():
+    x = engines._last(torch.randn(3, 1, 5, 7))
+    assert x.stride() == (35, 1, 7, 1)
+    x = engines._last(torch.randn(3, 2, 5, 7))
+    assert x.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_folded_net_is_not_folded_again(net):
+    folded = fold(net)
+    assert compile(folded, torch.randn(2, 1, 8, 8), "eager", seconds=0.01).chain is folded
+
+
+@pytest.mark.parametrize("engine", INSTALLED)
+def test_threads(net, engine):
+    fast = compile(net, torch.randn(4, 1, 8, 8), engine, seconds=0.01)
+    inputs = [torch.randn(4, 1, 8, 8) for _ in range(8)]
+    with torch.no_grad():
+        expected = [net(x) for x in inputs]
+    wrong = []
+
+    def work(which: int) -> None:
+        for _ in range(20):
+            if not torch.allclose(fast(inputs[which]), expected[which], rtol=1e-4, atol=1e-5):
+                wrong.append(which)
+
+    threads = [threading.Thread(target=work, args=(which,)) for which in range(len(inputs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+# -- which engine is taken ---------------------------------------------------------------------------------------------
+
+
+def slow(chain, example, precision):
+    run = engines.eager(chain, example, precision)
+    return lambda x: [run(x) for _ in range(20)][-1]
+
+
+def wrong(chain, example, precision):
+    return lambda x: chain(x) * 1.01
+
+
+def one_row_only(chain, example, precision):
+    return lambda x: chain(x) if len(x) == 4 else chain(x) * 2
+
+
+def broken(chain, example, precision):
+    raise RuntimeError("no such operator: frobnicate")
+
+
+def unfit(chain, example, precision):
+    raise Unfit("it is Tuesday")
+
+
+@pytest.fixture
+def only(monkeypatch):
+    """Let there be these engines and no others."""
+
+    def these(**found):
+        monkeypatch.setattr(compiling, "ENGINES", found)
+
+    return these
+
+
+def test_the_fastest_that_is_right(net, only):
+    made = {
+        "slow": slow,
+        "eager": engines.eager,
+        "wrong": wrong,
+        "rows": one_row_only,
+        "broken": broken,
+        "unfit": unfit,
+    }
+    only(**{name: Engine(build) for name, build in made.items()}, far=Engine(slow, ("no_such_module",), "far"))
+    fast = compile(net, torch.randn(4, 1, 8, 8), seconds=0.05)
+    assert fast.engine == "eager"
+    assert [c.engine for c in fast.candidates[:2]] == ["eager", "slow"]
+    why = {c.engine: c.why for c in fast.candidates}
+    assert why["wrong"] == why["rows"] == "its output differs from the net's"
+    assert why["broken"] == "RuntimeError: no such operator: frobnicate"
+    assert why["unfit"] == "it is Tuesday"
+    assert why["far"] == 'needs no_such_module: pip install "skipway[far]"'
+    text = str(fast)
+    assert "compiled for eager, fp32, on input (4, 1, 8, 8)" in text
+    assert all(name in text for name in made)
+    assert "eager fp32" in repr(fast)
+
+
+def test_the_compiler_is_tried_where_nothing_better_is(only):
+    only(eager=Engine(slow), compile=Engine(slow), other=Engine(slow, ("torch",), "other", ("cpu",)))
+    assert compiling._named("auto", "cpu") == ["eager", "other"]
+    assert compiling._named("all", "cpu") == ["eager", "compile", "other"]
+    assert compiling._named("auto", "cuda") == ["eager", "compile", "other"]
+    only(eager=Engine(slow), compile=Engine(slow), other=Engine(slow, ("no_such_module",), "other", ("cpu",)))
+    assert compiling._named("auto", "cpu") == ["eager", "compile", "other"]
+
+
+def test_an_engine_asked_for_by_name(net, only):
+    only(far=Engine(slow, ("no_such_module",), "far"), wrong=Engine(wrong), gpu=Engine(slow, devices=("cuda",)))
+    x = torch.randn(4, 1, 8, 8)
+    with pytest.raises(ChainError, match=r"'far' cannot be used: needs no_such_module: pip install \"skipway\[far\]\""):
+        compile(net, x, "far")
+    with pytest.raises(ChainError, match="'wrong' cannot be used: its output differs"):
+        compile(net, x, "wrong")
+    with pytest.raises(ChainError, match="'gpu' cannot be used: does not run on cpu"):
+        compile(net, x, "gpu")
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_compiled(net):
+    x = torch.randn(2, 1, 8, 8)
+    with pytest.raises(ChainError, match="did you mean 'eager'"):
+        compile(net, x, "eagre")
+    with pytest.raises(ChainError, match=r'"fp32" or "bf16", not \'fp16\''):
+        compile(net, x, precision="fp16")
+    with pytest.raises(ChainError, match="takes an example"):
+        compile(net, (1, 8, 8))
+    with pytest.raises(ShapeError):
+        compile(net, torch.randn(2, 3, 8, 8), "eager")
+    with pytest.raises(ChainError, match="training mode"):
+        compile(net.train(), x)
+    with pytest.raises(OpenChainError):
+        compile(Chain(Dense(..., 2)).eval(), torch.randn(2, 3))
+
+
+def test_other_inputs_than_the_example(net):
+    fast = compile(net, torch.randn(2, 1, 8, 8), "eager", seconds=0.01)
+    with pytest.raises(ChainError, match=r"compiled for torch.float32 on cpu of shape \('N', 1, 8, 8\), and gets"):
+        fast(torch.randn(1, 8, 8))
+    with pytest.raises(ChainError, match=r"gets torch\.float64"):
+        fast(torch.randn(2, 1, 8, 8, dtype=torch.float64))
+    with pytest.raises(ShapeError):
+        fast(torch.randn(2, 3, 8, 8))
+
+
+# -- save and load -----------------------------------------------------------------------------------------------------
+
+
+def test_save_and_load(net, tmp_path):
+    x = torch.randn(3, 1, 8, 8)
+    fast = compile(net, x, "channels_last", seconds=0.01)
+    fast.save(tmp_path / "net.pt")
+    again = load(tmp_path / "net.pt")
+    assert (again.engine, again.precision) == ("channels_last", "fp32")
+    assert torch.equal(again(x), fast(x))
+    assert str(again.chain.report) == str(fast.chain.report)
+
+
+def test_what_cannot_be_saved(tmp_path):
+    net = Chain(Dense(4, 4), lambda x: x + 1).eval()
+    with pytest.raises(ChainError, match="such as a lambda"):
+        compile(net, torch.randn(2, 4), "eager", seconds=0.01).save(tmp_path / "net.pt")
+
+
+@pytest.mark.slow
+def test_the_compiler(net):
+    x = torch.randn(4, 1, 8, 8)
+    fast = compile(net, x, "compile", seconds=0.01)
+    assert torch.allclose(fast(x), net(x), rtol=1e-4, atol=1e-5)
+    other = torch.randn(2, 1, 8, 8)
+    assert torch.allclose(fast(other), net(other), rtol=1e-4, atol=1e-5)
