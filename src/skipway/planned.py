@@ -33,6 +33,8 @@ class Planned(Spine):
 
     _connections: Connections
     _bare_drops: tuple[str, ...] = ()
+    _inside = False
+    """Whether it is a part of another chain, which then looks whether a shortcut goes around its random drops."""
     _plan: Plan | None = None
     _sound = False
     """Whether the plan found every shape, for the input this chain was built for."""
@@ -99,7 +101,13 @@ class Planned(Spine):
                     node.opens._open, node.opens._plan = tuple(plan.open), None
                     node.opens._compile()
             self._compile()
-        elif plan.complete and not plan.problems and not plan.open and self._used and not self._bare_drops:
+        elif (
+            plan.complete
+            and not plan.problems
+            and not plan.open
+            and self._used
+            and not (self._bare_drops and not self._inside)
+        ):
             self._verified |= set(plan.input.sizes)
         return plan
 
@@ -108,6 +116,7 @@ class Planned(Spine):
         for module in self.modules():
             if isinstance(module, Planned) and module is not self:
                 module._parents.add(self)
+                module._inside = True
 
     def _changed(self) -> None:
         """A layer of a chain inside is another one now: forget what was checked, write the forward again."""
@@ -205,7 +214,7 @@ class Planned(Spine):
             return self._run
         if not isinstance(x, Tensor):
             raise ChainError(f"a chain takes one tensor, not a {type(x).__name__} ({self.source})")
-        if self._bare_drops:
+        if self._bare_drops and not self._inside:
             raise ChainError(
                 f"the random drop {self._bare_drops[0]!r} has no shortcut around it, so it would drop the only path "
                 f"({self.source}): put it inside Skip(...), or give the shortcut drop=..."

@@ -33,7 +33,7 @@ class Shortcut:
         one), a layer's name the value after that layer, ``"enc.down1"`` a value inside a nested chain, ``"output"`` the
         last value.
     merge:
-        ``"add"``, ``"cat"``, ``"mean"``, ``"max"``, ``"mul"``, ``"sub"``, ``"gate"``, ``"weighted"``,
+        ``"add"``, ``"cat"``, ``"mean"``, ``"max"``, ``"mul"``, ``"sub"``, ``"replace"``, ``"gate"``, ``"weighted"``,
         a recipe from :mod:`skipway.merges`, or any callable or module of ``(branch, shortcut)``.
     path:
         ``"identity"``, ``"project"``, ``"pad"``, ``"crop"``, ``"resize"``, ``"detach"``, a recipe from

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -18,6 +20,7 @@ from skipway import (
     Ramp,
     Shake,
     ShakeDrop,
+    Shortcut,
     Skip,
     Swapout,
     every,
@@ -262,3 +265,19 @@ def test_a_random_gain_does_not_draw_in_the_dry_run():
 def test_bad_input_says_what_is_right(make, said):
     with pytest.raises(ChainError, match=said):
         make()
+
+
+def test_a_drop_inside_a_nested_chain_with_a_shortcut_around_it():
+    net = Chain(Dense(4, 4), Chain(Dense(4, 4), DropPath(0.5)), wiring=[Shortcut(1, 2)])
+    assert net(torch.zeros(1, 4)).shape == (1, 4)
+    assert copy.deepcopy(net)(torch.zeros(1, 4)).shape == (1, 4)
+    with pytest.raises(ChainError, match="no shortcut around it"):
+        Chain(Dense(4, 4), Chain(Dense(4, 4), DropPath(0.5)))(torch.zeros(1, 4))
+
+
+def test_a_fractal_compiles_in_training():
+    torch._dynamo.reset()
+    net = global_drop_path(fractal(2))
+    net = Chain(Dense(3, 3), net, input=3)
+    torch.compile(net, backend="aot_eager", fullgraph=True)(torch.randn(2, 3)).sum().backward()
+    assert net[0].weight.grad is not None

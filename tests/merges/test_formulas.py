@@ -189,3 +189,12 @@ def test_two_sides_are_no_equal_branches(merge):
 def test_bad_input_says_what_is_right(make, said):
     with pytest.raises(ChainError, match=said):
         make()
+
+
+def test_replace_goes_back_to_an_earlier_value():
+    net = Chain(
+        a=Dense(4, 3), b=Dense(3, 7), back=Dense(7, 2), c=Dense(3, 5),
+        wiring=[Shortcut("a", "back", merge="replace"), Shortcut("b", "c", merge="cat")],
+    ).double()  # fmt: skip
+    a = net["a"](X)
+    assert torch.equal(net(X), torch.cat([net["c"](a), net["b"](a)], 1))

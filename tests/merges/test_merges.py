@@ -188,7 +188,7 @@ def test_a_merge_of_ones_own_joins_in(x4):
 
 
 def test_the_words_of_the_vocabulary():
-    assert set(MERGES) == {"add", "sub", "cat", "mean", "max", "mul", "gate", "weighted"}
+    assert set(MERGES) == {"add", "sub", "replace", "cat", "mean", "max", "mul", "gate", "weighted"}
 
 
 def test_cat_then_linear_is_a_sum_of_projections():

@@ -21,10 +21,10 @@ from .gates import Gate, GateModule
 from .geometry import Lerp, Orthogonal
 from .random import Join, Shake, Swapout, global_drop_path
 from .weighted import Weighted
-from .words import Add, Max, Mean, Mul, Sub
+from .words import Add, Max, Mean, Mul, Replace, Sub
 
 MERGES: dict[str, Merge] = {
-    "add": Add(), "cat": Cat(), "mean": Mean(), "max": Max(), "mul": Mul(), "sub": Sub(),
+    "add": Add(), "cat": Cat(), "mean": Mean(), "max": Max(), "mul": Mul(), "sub": Sub(), "replace": Replace(),
     "gate": Gate(), "weighted": Weighted(),
 }  # fmt: skip
 
@@ -47,6 +47,6 @@ def as_merge(merge: Any) -> Merge | Callable[..., Tensor]:
 
 __all__ = [
     "MERGES", "Add", "Cat", "CatFirst", "CatLast", "DualPath", "Gate", "GateModule", "Join", "Lerp", "Max", "Mean",
-    "Merge", "MergeFn", "Misfit", "Mul", "Orthogonal", "Shake", "Sub", "Swapout", "Weighted", "as_merge", "clash",
-    "global_drop_path",
+    "Merge", "MergeFn", "Misfit", "Mul", "Orthogonal", "Replace", "Shake", "Sub", "Swapout", "Weighted", "as_merge",
+    "clash", "global_drop_path",
 ]  # fmt: skip

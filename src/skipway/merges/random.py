@@ -237,20 +237,22 @@ def global_drop_path(net: nn.Module, share: float = 0.5) -> nn.Module:
         raise ChainError("global_drop_path needs a net with Parallel(..., merge=Join(...)), and this one has none")
     if not is_number(share) or not 0.0 <= share <= 1.0:
         raise ChainError(f"global_drop_path: share is a probability, not {share!r}")
-    net.register_forward_pre_hook(_PickColumn(share))
+    columns = sorted({int(column) for join in joins for column in join.columns})
+    net.register_forward_pre_hook(_PickColumn(share, tuple(columns)))
     return net
 
 
 @dataclass(frozen=True)
 class _PickColumn:
     share: float
+    columns: tuple[int, ...]
 
     def __call__(self, net: nn.Module, args: Any) -> None:
         if not net.training:
             return
         joins = [m for m in net.modules() if isinstance(m, JoinModule)]
-        columns = torch.cat([m.columns for m in joins]).unique()
-        picked = columns[torch.randint(len(columns), (), device=columns.device)]
+        columns = torch.tensor(self.columns, device=joins[0].columns.device)
+        picked = columns.index_select(0, torch.randint(len(self.columns), (1,), device=columns.device))[0]
         column = torch.where(torch.rand((), device=columns.device) < self.share, picked, -1)
         for join in joins:
             join.column.copy_(column)

@@ -26,6 +26,10 @@ def _sub(branch: Tensor, shortcut: Tensor) -> Tensor:
     return shortcut - branch
 
 
+def _replace(branch: Tensor, shortcut: Tensor) -> Tensor:
+    return shortcut
+
+
 def _mean(branch: Tensor, shortcut: Tensor) -> Tensor:
     return (branch + shortcut) * 0.5
 
@@ -63,6 +67,27 @@ class Sub(Merge):
 
     def code(self, branch: str, shortcut: str) -> str:
         return f"{shortcut} - {branch}"
+
+
+@dataclass(frozen=True)
+class Replace(Merge):
+    """The shortcut alone: the chain goes on from an earlier value, whatever the branch made and of any shape.
+
+    So a chain can go back to a value it had before, as FPN and U-Net++ do between their levels. What only the branch
+    would have read is computed for other shortcuts to tap, or for nothing.
+    """
+
+    sided: ClassVar[bool] = True
+    widens: ClassVar[bool] = True
+
+    def check(self, branch: Value, shortcut: Value) -> None:
+        pass
+
+    def make(self, branch: Value, shortcut: Value) -> MergeFn:
+        return _replace
+
+    def code(self, branch: str, shortcut: str) -> str:
+        return shortcut
 
 
 @dataclass(frozen=True)
