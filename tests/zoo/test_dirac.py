@@ -22,11 +22,11 @@ def oracle(depth, widen, deployed, classes=10):
     return total + start * classes + classes
 
 
-@pytest.mark.parametrize(("depth", "widen"), [(28, 10), (34, 2), (10, 1)])
-def test_by_hand(depth, widen):
-    with torch.device("meta"):
-        for deployed in (False, True):
-            assert oracle(depth, widen, deployed) == count(dirac(depth, widen, deployed=deployed)).parameters
+@pytest.mark.parametrize(("depth", "widen"), [(28, 10), (34, 2)])
+def test_by_hand(depth, widen, built):
+    for options in ({}, {"deployed": True}):
+        found = count(built(f"dirac{depth}_{widen}", **options))
+        assert found.parameters == oracle(depth, widen, bool(options))
 
 
 def test_no_shortcuts_to_see():
@@ -66,9 +66,8 @@ def test_it_folds_into_its_deployed_form(make):
         assert torch.allclose(net(x), plain(x), rtol=1e-9, atol=1e-9)
 
 
-def test_as_large_as_plain_18_without_norms_and_scales():
-    with torch.device("meta"):
-        net = diracnet(18)
+def test_as_large_as_plain_18_without_norms_and_scales(built):
+    net = built("diracnet18")
     weights = sum(m.weight.numel() for m in net.modules() if isinstance(m, nn.Conv2d))
     assert weights == 64 * 147 + 4 * 64 * 64 * 9 + sum(9 * w * (w // 2 + 3 * w) for w in (128, 256, 512))
     assert count(net).macs == 1_794_805_760

@@ -84,9 +84,8 @@ def test_the_dense_part_keeps_what_was_made():
     assert torch.equal(out[:, 8:14], x[:, 8:])
 
 
-def test_widths():
-    with torch.device("meta"):
-        net = dual_path(92)
+def test_widths(built):
+    net = built("dual_path92")
     ends = [net[f"stage{k}"].plan.output.shape for k in (1, 2, 3, 4)]
     assert ends == [(336, 56, 56), (704, 28, 28), (1552, 14, 14), (2688, 7, 7)]
     assert all(m.eps == 1e-3 for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))

@@ -64,10 +64,10 @@ def test_a_unit_is_one_convolution(options):
     assert net(x).shape == one(x).shape
 
 
-@pytest.mark.parametrize("make", [repvgg, mobileone])
-def test_a_trained_net_and_its_deployed_form_say_the_same(make):
+@pytest.mark.parametrize(("make", "variant"), [(repvgg, "a0"), (mobileone, "s1")])
+def test_a_trained_net_and_its_deployed_form_say_the_same(make, variant):
     torch.manual_seed(0)
-    net, one = shaken(make(num_classes=3)), make(num_classes=3, deployed=True).double().eval()
+    net, one = shaken(make(variant, num_classes=3)), make(variant, num_classes=3, deployed=True).double().eval()
     units = [m for m in net.modules() if isinstance(m, Parallel)]
     convolutions = [m for m in one.modules() if isinstance(m, nn.Conv2d)]
     for parts, conv in zip(units, convolutions, strict=True):
@@ -108,31 +108,27 @@ def oracle(variant, deployed, groups=1):
     return total
 
 
-@pytest.mark.parametrize(("variant", "groups"), [("a0", 1), ("b1", 4)])
-def test_by_hand(variant, groups):
-    with torch.device("meta"):
-        for deployed in (False, True):
-            found = count(repvgg(variant, groups=groups, deployed=deployed)).parameters
-            assert found == oracle(variant, deployed, groups)
+@pytest.mark.parametrize(("name", "variant", "groups"), [("repvgg_a0", "a0", 1), ("repvgg_b1g4", "b1", 4)])
+def test_by_hand(name, variant, groups, built):
+    for options in ({}, {"deployed": True}):
+        assert count(built(name, **options)).parameters == oracle(variant, bool(options), groups)
 
 
-def test_every_second_convolution_is_in_groups():
-    with torch.device("meta"):
-        net = repvgg("b1", groups=4, deployed=True)
+def test_every_second_convolution_is_in_groups(built):
+    net = built("repvgg_b1g4", deployed=True)
     groups = [m.groups for m in net.modules() if isinstance(m, nn.Conv2d)]
     assert groups == [1] + [1, 4] * 13 + [1]
 
 
 def test_variants_are_taken_as_the_paper_writes_them():
-    with torch.device("meta"):
-        assert repr(repvgg("A0", deployed=True)) == repr(repvgg("a0", deployed=True))
+    assert repr(repvgg("A0", deployed=True)) == repr(repvgg("a0", deployed=True))
 
 
-def test_deployed_nets_are_plain():
-    with torch.device("meta"):
-        for variant in MOBILEONE:
-            net = mobileone(variant, deployed=True)
-            assert not any(isinstance(m, (Parallel, nn.modules.batchnorm._BatchNorm)) for m in net.modules())
+@pytest.mark.parametrize("variant", MOBILEONE)
+def test_deployed_nets_are_plain(variant, built):
+    net = built(f"mobileone_{variant}", deployed=True)
+    assert not any(isinstance(m, (Parallel, nn.modules.batchnorm._BatchNorm)) for m in net.modules())
+    assert sum(isinstance(m, nn.Conv2d) for m in net.modules()) == 1 + 2 * (2 + 8 + 10 + 1)
 
 
 @pytest.mark.parametrize(
