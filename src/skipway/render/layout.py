@@ -171,7 +171,7 @@ def _gain(gain: Any) -> str:
 def _drop(drop: Any) -> str:
     p = drop if isinstance(drop, (int, float)) else getattr(drop, "p", None)
     name = "drop" if isinstance(drop, (int, float, Drop)) else _lower(drop)
-    return f"{name} {p:g}" if isinstance(p, (int, float)) else name
+    return f"{name} {p:.3g}" if isinstance(p, (int, float)) else name
 
 
 def _lower(thing: Any) -> str:

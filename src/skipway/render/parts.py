@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from skipway.value import Form
 
 from .fold import Band, Cell, Link, View
 from .scene import SIGNS, cut, is_bold, text_width
+from .text import what
 
 _SAYS = {
     "add": "add", "sub": "subtract the branch", "mul": "multiply", "cat": "concatenate", "mean": "mean",
@@ -35,8 +38,16 @@ def merges(view: View, cell: int, number: dict[int, int]) -> list[Merge]:
     for link in view.ends(cell):
         if link.ends_inside:
             continue
-        w = link.words
-        says = [s for s in (w.scale, w.drop, f"then {w.act}" if w.act else "") if s]
+        w, connection = link.words, link.edge.connection
+        acts = f"then {w.act}{_count(connection, 'act')}" if w.act else ""
+        held = _count(connection, "merge").strip(" ()")
+        says = [
+            f"{w.scale}{_count(connection, 'scale')}" if w.scale else "",
+            w.drop,
+            held and f"{held} parameters",
+            acts,
+        ]
+        says = [s for s in says if s]
         if found and found[-1].word == w.merge and (not says or found[-1].says == says) and not w.act:
             found[-1].links.append(number[id(link)])
         else:
@@ -44,17 +55,33 @@ def merges(view: View, cell: int, number: dict[int, int]) -> list[Merge]:
     return found
 
 
+def _count(connection: Any, *parts: str) -> str:
+    """Parameters of some parts of a shortcut, in brackets: ``" (50)"``; empty where they have none."""
+    total = 0
+    for part in parts if connection is not None else ():
+        held = getattr(connection, part, None)
+        own = [held] if isinstance(held, nn.Parameter) else held.parameters() if isinstance(held, nn.Module) else ()
+        total += sum(p.numel() for p in own)
+    return f" ({total:,})" if total else ""
+
+
 def on_arc(link: Link) -> str:
-    """What stands on an arc: the name it was given, its path and what that is multiplied by, its parameters."""
-    w, shortcut = link.words, link.edge.shortcut
-    told = [t for t in (shortcut.name, w.path, w.path_scale) if t]
-    held = ""
-    if link.held:
-        held = f" ({link.held:,})"
-        told = told or [w.merge]
-    text = " · ".join(told) + held
+    """What stands on an arc: the name it was given, its path and what that is multiplied by, their parameters."""
+    w, edge = link.words, link.edge
+    told = [t for t in (edge.shortcut.name, _path(link), w.path_scale) if t]
+    text = " · ".join(told) + _count(edge.connection, "path", "path_scale")
     many = f"{len(link.arcs):,} shortcuts" if (link.leaves_inside or link.ends_inside) and len(link.arcs) > 1 else ""
     return " · ".join(t for t in (text, many) if t)
+
+
+def _path(link: Link) -> str:
+    """The path of a shortcut; of a row of layers, what they are, where that is short."""
+    made: Any = link.edge.connection.path if link.edge.connection is not None else None
+    if link.words.path not in ("Chain", "Sequential"):
+        return link.words.path
+    row = made.modules_in_order if hasattr(made, "modules_in_order") else made
+    told = ", ".join(what(layer) for layer in row)
+    return told if len(told) <= 40 else link.words.path
 
 
 def shape(text: str) -> str:
