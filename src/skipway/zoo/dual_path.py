@@ -16,7 +16,7 @@ from typing import Any
 
 from skipway import BatchNorm, Chain, ChainError, Conv, Dense, DualPath, GlobalAvgPool, MaxPool, Skip, relu
 
-from .entry import COUNTED, LIBRARIES, Entry, Figure, parameters
+from .entry import COUNTED, Entry, Figure, parameters
 from .initialise import he
 
 
@@ -109,7 +109,7 @@ _DPN = "1707.01629, table 1"
 
 def _entry(depth: int, number: int, macs: int, printed: float | None = None) -> Entry:
     return Entry(dual_path, {"depth": depth}, [
-        parameters(number, LIBRARIES),
+        parameters(number, "timm 1.0.31"),
         Figure("MACs", macs, COUNTED),
         *([Figure("MACs", printed, _DPN, unit=1e8)] if printed else []),
         Figure("depth", depth, "its name"),

@@ -19,7 +19,7 @@ from torch import nn
 from skipway import BatchNorm, Chain, ChainError, Conv, Dense, GlobalAvgPool, Parallel, relu
 from skipway.errors import nearest
 
-from .entry import COUNTED, LIBRARIES, Entry, Figure, parameters
+from .entry import COUNTED, Entry, Figure, parameters
 
 #: units in each of the four stages, and the factors of their widths: a of the first three, b of the last (table 2)
 REPVGG = {
@@ -188,7 +188,7 @@ _REPVGG, _ONE = "2101.03697, table 4", "2206.04040"
 def _repvgg(name: str, number: int, deployed: int, millions: float, giga: float) -> Entry:
     says: dict[str, Any] = {"variant": name[:2]} | ({"groups": int(name[3:])} if "g" in name else {})
     return Entry(repvgg, says, [
-        parameters(number, LIBRARIES),
+        parameters(number, "timm 1.0.31"),
         parameters(deployed, COUNTED, deployed=True),
         Figure("parameters", millions * 1e6, _REPVGG, {"deployed": True}, unit=1e4),
         Figure("MACs", giga * 1e9, _REPVGG, {"deployed": True}, unit=1e8),
@@ -198,7 +198,7 @@ def _repvgg(name: str, number: int, deployed: int, millions: float, giga: float)
 
 def _mobileone(name: str, number: int, deployed: int, millions: float, mega: float) -> Entry:
     return Entry(mobileone, {"variant": name}, [
-        parameters(number, LIBRARIES),
+        parameters(number, "timm 1.0.31"),
         parameters(deployed, COUNTED, deployed=True),
         Figure("parameters", millions * 1e6, f"{_ONE}, table 2", {"deployed": True}, unit=1e5),
         Figure("MACs", mega * 1e6, f"{_ONE}, table 2", {"deployed": True}, unit=1e6),
