@@ -14,6 +14,10 @@ what is between them differs:
     python degradation.py            4 to 1,000 layers: the last table says how long each took
     python degradation.py --quick    4 to 50 layers, one epoch: some ten seconds
 
+Without shortcuts 20 layers are too many already, and batch norm makes it worse; with them 1,000 layers learn: after
+three epochs ReZero has 90.0 % of the test digits right at 1,000 layers and 88.8 % at 4, the plain net 10.0 % and
+86.6 %. Gates that begin at 0.05 fail beyond some hundred layers: a thousand of them let nothing through.
+
 The plot goes to runs/degradation.png.
 """
 
@@ -86,6 +90,10 @@ def measure(depth: int, epochs: int, seeds: int, train: data.Split, test: data.S
     return results
 
 
+def ended(result: Result) -> str:
+    return "diverged" if math.isnan(result.loss) else f"{result.loss:.2f} → {result.accuracy:.1%}"
+
+
 def table(title: str, results: dict[int, dict[str, Result]], cell: Callable[[Result], str]) -> str:
     names = next(iter(results.values()))
     lines = [f"\n{title}", "depth" + "".join(f"{name:>15s}" for name in names)]
@@ -117,7 +125,7 @@ def main(depths: Sequence[int], epochs: int, seeds: int, out: Path) -> dict[int,
     for depth in depths:
         print(f"\n{depth:,} layers, {epochs} epochs of {len(train):,} digits")
         results[depth] = measure(depth, epochs, seeds, train, test)
-    print(table("training loss → test accuracy", results, lambda r: f"{r.loss:.2f} → {r.accuracy:.1%}"))
+    print(table("training loss → test accuracy", results, ended))
     print(table("gradient at the first layer / at the last, before training", results, lambda r: f"{r.ratio:.2g}"))
     print(table("seconds to train and test one net", results, lambda r: f"{r.seconds:.1f}"))
     plot(out / "degradation.png", results)

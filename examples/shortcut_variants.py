@@ -11,8 +11,10 @@ One residual net, whose shortcuts are changed and nothing else. F is what the tw
     1x1 convolution        relu(W x + F)                                             12.2 %
     dropout                relu(dropout(x) + F)                                      over 20 %
 
-Here the net and the images are small (5,000 digits that come with skipway), so the numbers are others. What stays is
-that nothing does better than the plain identity, though most of the others have more parameters and could learn it.
+Here the net and the images are small (5,000 digits that come with skipway), so the numbers are others: after 4 epochs
+20 layers have 96.5 % right with the identity, 95.2 % with the gate that begins shut, 94.2 % with the one that begins
+half open, 90.0 to 93.3 % with the rest, and 63 % with dropout. What stays is that nothing does better than the plain
+identity, though the gates and the convolutions have more parameters and could learn it.
 
     python shortcut_variants.py                    20 layers
     python shortcut_variants.py --blocks 9         56 layers: the gaps grow with depth

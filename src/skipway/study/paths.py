@@ -157,6 +157,7 @@ class Paths(Result):
     def plot(self, path: str | FilePath | None = None) -> Figure:
         """The share of paths by length, and that of the gradient if it was measured; written to ``path`` if given."""
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
 
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.add_subplot()
@@ -168,6 +169,7 @@ class Paths(Result):
             axes.plot(range(len(by_gradient)), by_gradient, color=COLOURS[1], marker="o", markersize=3,
                       label=f"of the gradient, mean {self.gradient_mean:.1f}")  # fmt: skip
         axes.set(xlabel=f"length of a path in {self.unit}", ylabel="share")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlim(min(self.quantile(0.0001), self.shortest if self.gradients else self.longest) - 1,
                       self.quantile(0.9999) + 1)  # fmt: skip
         axes.legend()

@@ -219,7 +219,8 @@ def trunk(graph: Graph) -> list[Node]:
         for edge in node.edges:  # strictly between its ends
             spanned[edge.start + 1] += 1
             spanned[edge.end] -= 1
-    found, covered = [], 0
+    found: list[Node] = []
+    covered = 0
     for node in graph.nodes:
         covered += spanned[node.index]
         at_end = node.index in (0, len(graph.nodes) - 1)
