@@ -307,6 +307,11 @@ def _hints(
         return hints
     if not missing and not left:
         hints.append("it has the same layers in other widths: it looks like another width of the same family")
+    elif Counter(p.kind for p in own if p.weighted) == Counter(p.kind for p in foreign if p.weighted):
+        hints.append(
+            "its convolutions and dense layers are those of this net, and what lies between them differs: it looks "
+            "like the same net with other options"
+        )
     else:
         counts = [sum(part.weighted for part in side) for side in (own, foreign)]
         kinds = [{part.kind for part in side} for side in (own, foreign)]

@@ -122,16 +122,30 @@ class Node:
         return content(part for _, part in self.held)
 
     def opened(self) -> list[Node]:
-        """The names under this one, as far down as they are the same for all; the node itself for a leaf."""
+        """The names under this one, as far down as they are the same for all; the node itself for a leaf.
+
+        What a shortcut owns is no module that anyone else would have: its path, scale and merge count one by one.
+        """
         if self.leaf:
             return [self]
         depth = self.name.count(".") + 1 if self.name else 0
-        inside: dict[str, list[tuple[int, Part]]] = {}
+        inside: list[Node] = []
         while len(inside) < 2:
-            depth, inside = depth + 1, {}
-            for at, part in self.held:
-                inside.setdefault(".".join(part.name.split(".")[:depth]), []).append((at, part))
-        return [Node(name, held) for name, held in inside.items()]
+            depth, inside = depth + 1, _split(self.held, depth + 1)
+        found: list[Node] = []
+        for node in inside:
+            *_, above, last = ["", *node.name.split(".")]
+            further = 2 if last == "shortcuts" else 1 if above == "shortcuts" else 0
+            found += _split(node.held, depth + further)
+        return found
+
+
+def _split(held: Sequence[tuple[int, Part]], depth: int) -> list[Node]:
+    """Parts by the first words of their names, so many of them."""
+    inside: dict[str, list[tuple[int, Part]]] = {}
+    for at, part in held:
+        inside.setdefault(".".join(part.name.split(".")[:depth]), []).append((at, part))
+    return [Node(name, parts_) for name, parts_ in inside.items()]
 
 
 def content(held: Iterable[Part]) -> Content:
@@ -196,17 +210,20 @@ def _without(side: list[Node], runs: list[list[Node]]) -> list[Node]:
 
 
 def _runs(side: Sequence[Node], wanted: Content) -> list[list[Node]]:
-    """Neighbours that hold together what a node of the other side holds: a row here that has one name there."""
-    size, runs, i = sum(count for _, count in wanted), [], 0
-    while i < len(side):
-        end, held = i, 0
+    """Neighbours that hold together what a node of the other side holds: a row here that has one name there.
+
+    None where two of them overlap: then it cannot be told which neighbours belong together.
+    """
+    size, runs, free = sum(count for _, count in wanted), [], 0
+    for start in range(len(side)):
+        end, held = start, 0
         while end < len(side) and held < size:
             held, end = held + len(side[end].held), end + 1
-        if held == size and content(p for n in side[i:end] for _, p in n.held) == wanted:
-            runs.append(list(side[i:end]))
-            i = end
-        else:
-            i += 1
+        if held == size and content(part for node in side[start:end] for _, part in node.held) == wanted:
+            if start < free:
+                return []
+            runs.append(list(side[start:end]))
+            free = end
     return runs
 
 
