@@ -6,7 +6,21 @@ import pytest
 import torch
 from torch import nn
 
-from skipway import Chain, ChainError, Conv, Dense, Flatten, OpenChainError, Parallel, ShapeError, Skip, relu, tie
+from skipway import (
+    Chain,
+    ChainError,
+    Conv,
+    Dense,
+    Flatten,
+    Gate,
+    OpenChainError,
+    Parallel,
+    ShapeError,
+    Skip,
+    SqueezeExcite,
+    relu,
+    tie,
+)
 from skipway.zoo import Count, count
 
 
@@ -79,3 +93,13 @@ def test_what_cannot_be_counted_is_told():
 
     with pytest.raises(ChainError, match="how often it runs cannot be seen"):
         count(Chain(Dense(2, 3), Twice()))
+
+
+def test_a_free_gate_costs_as_much_as_two_layers():
+    coupled, free = (count(Chain(Skip(Dense(6, 6), merge=Gate(free=free)))).macs for free in (False, True))
+    assert (coupled, free) == (2 * 36, 3 * 36)
+
+
+def test_what_weighs_channels_costs_its_two_layers_once():
+    net = Chain(Skip(Conv(8, 8, 1), scale=SqueezeExcite(2)), input=(8, 5, 5))
+    assert count(net).macs == 25 * 64 + 2 * 8 * 4

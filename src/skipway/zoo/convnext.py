@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skipway import Chain, ChainError, Conv, Dense, GlobalAvgPool, LayerNorm, Learned, OpenChainError, Skip, gelu
-from skipway.errors import nearest
+from skipway import Chain, Conv, Dense, GlobalAvgPool, LayerNorm, Learned, OpenChainError, Skip, gelu
 from skipway.layer import Layer, Width, check_width
 from skipway.value import Value, show
 
 from .entry import LIBRARIES, Entry, Figure, parameters
 from .initialise import truncated
+from .options import one_of, positive
 
 Size = Literal["tiny", "small", "base", "large"]
 
@@ -142,17 +142,20 @@ def convnext(
     Raises
     ------
     ChainError
-        for a size that is not in the table, or a probability outside [0, 1).
+        for a size that is not in the table, depths or a width that are not positive whole numbers, or a probability
+        outside [0, 1).
 
     >>> with torch.device("meta"):
     ...     net = convnext("tiny")
     >>> sum(p.numel() for p in net.parameters())
     28589128
     """
-    if size not in SIZES:
-        raise ChainError(f"size= is one of {', '.join(SIZES)} (2201.03545), not {size!r}: {nearest(str(size), SIZES)}")
+    one_of(SIZES, "2201.03545", size=size)
     blocks, channels, papers = SIZES[size]
-    blocks, channels = tuple(depths or blocks), width or channels
+    blocks, channels = tuple(blocks if depths is None else depths), channels if width is None else width
+    positive(width=channels, depths=len(blocks))
+    for count in blocks:
+        positive(depths=count)
     drop, last = papers if drop is None else drop, max(sum(blocks) - 1, 1)
     drops = iter([drop * i / last for i in range(sum(blocks))])
     layers: dict[str, Any] = {"stem": Chain(Conv(in_channels, channels, 4, stride=4), ChannelNorm(channels))}

@@ -11,6 +11,7 @@ from torch import nn
 
 from skipway import Chain, ChainError
 from skipway.edit import nested
+from skipway.gains.attention import SqueezeExciteModule
 from skipway.graph import Edge
 from skipway.plan import Plan, describe_layer
 from skipway.probe import run
@@ -108,7 +109,7 @@ def _of_row(row: nn.Sequential, arriving: Form) -> tuple[int, int, int]:
 
 
 def _of_edge(edge: Edge, plan: Plan) -> int:
-    """Multiply-adds of a shortcut: its path, and its gate where it has one."""
+    """Multiply-adds of a shortcut: its path, and its gate or what weighs channels where it has one."""
     start, connection = plan.nodes[edge.start], edge.connection
     form = start.arrival if edge.shortcut.tap == "branch" and edge.start else start.form
     macs = 0
@@ -117,9 +118,12 @@ def _of_edge(edge: Edge, plan: Plan) -> int:
         macs += _of_plan(Plan(path, form.value, opened=nested(path)))[0]
     elif isinstance(path, nn.Module):
         macs += _of_layer(path, form, Value(run(path, form.value), form.layout).form, None)[0]
-    gate = getattr(connection.merge, "transform", None)
-    if isinstance(gate, nn.Module):
-        macs += _of_layer(gate, form, form, None)[0]
+    for gate in (getattr(connection.merge, name, None) for name in ("transform", "carry")):
+        if isinstance(gate, nn.Module):
+            macs += _of_layer(gate, form, form, None)[0]
+    for gain in (connection.scale, connection.path_scale):
+        if isinstance(gain, SqueezeExciteModule):  # over means, so that every weight is used once
+            macs += gain.squeeze.weight.numel() + gain.excite.weight.numel()
     return macs
 
 

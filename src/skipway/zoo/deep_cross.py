@@ -18,6 +18,7 @@ from torch import nn
 from skipway import Chain, ChainError, Dense, Parallel, cross, relu
 
 from .entry import COUNTED, Entry, Figure, parameters
+from .options import positive
 
 
 def crosses(inputs: int, layers: int, rank: int | None = None) -> Chain:
@@ -67,10 +68,9 @@ def deep_cross(
     >>> net["cross"].wiring
     (Shortcut('input', 1, merge='mul'), Shortcut(0, 1), Shortcut('input', 2, merge='mul'), Shortcut(1, 2))
     """
-    sizes = {"inputs": inputs, "outputs": outputs, "layers": layers, "rank": 1 if rank is None else rank}
-    for name, size in [*sizes.items(), *(("hidden", width) for width in hidden)]:
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ChainError(f"{name}= is a positive whole number, not {size!r}")
+    positive(inputs=inputs, outputs=outputs, layers=layers, rank=1 if rank is None else rank)
+    for width in hidden:
+        positive(hidden=width)
     if not hidden:
         raise ChainError("hidden= has no widths: without dense layers there is no deep part, take crosses(...) alone")
     if structure not in ("stacked", "parallel"):

@@ -21,6 +21,7 @@ from skipway import Chain, ChainError, Conv, Crop, MaxPool, Shortcut, relu
 
 from .entry import COUNTED, Entry, parameters
 from .initialise import he
+from .options import positive
 
 
 def unet(
@@ -65,9 +66,7 @@ def unet(
         raise ChainError(f'padding= is "same" or "valid" (the paper\'s own, with cropped shortcuts), not {padding!r}')
     if merge not in ("cat", "add"):
         raise ChainError(f'merge= is "cat" (U-Net) or "add" (FCN, LinkNet), not {merge!r}')
-    for name, size in (("width", width), ("depth", depth)):
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ChainError(f"{name}= is a positive whole number, not {size!r}")
+    positive(width=width, depth=depth)
     pad = 1 if padding == "same" else 0
 
     def twice(channels: int) -> Chain:
@@ -93,6 +92,7 @@ NETS = {
     "unet": Entry(unet, figures=[
         parameters(31_030_658, COUNTED),
         parameters(31_031_745, COUNTED, in_channels=3, num_classes=1),
+        parameters(7_759_521, "the U-Net beside U-Net++, MrGiovanni/UNetPlusPlus", width=32, num_classes=1),
         parameters(31_030_658, "padding has no parameters", padding="valid"),
     ]),
 }  # fmt: skip

@@ -21,9 +21,10 @@ from typing import Any
 
 from torch import nn
 
-from skipway import Chain, ChainError, Conv, Shortcut, identity
+from skipway import Chain, Conv, Shortcut, identity
 
 from .entry import Entry, Figure, parameters
+from .options import positive
 from .resnet import resnet
 from .unet_plus_plus import instead
 
@@ -56,8 +57,7 @@ def fpn(depth: int = 50, width: int = 256, in_channels: int = 3, **options: Any)
     >>> net.plan.output.shape
     (8, 56, 56)
     """
-    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
-        raise ChainError(f"width= is a positive whole number of channels, not {width!r}")
+    positive(width=width)
     trunk = resnet(depth, 1, in_channels=in_channels, **options)[:8]  # without the mean and the dense layer
     layers: dict[str, Any] = {"trunk": trunk, "m5": Conv(..., width, 1), "p5": Conv(width, width, 3, padding=1)}
     wiring = []

@@ -19,6 +19,7 @@ from skipway import BatchNorm, Chain, ChainError, Conv, MaxPool, Project, Shortc
 
 from .entry import COUNTED, Entry, Figure, parameters
 from .initialise import he
+from .options import positive
 
 
 def residual(start: int, end: int) -> Skip:
@@ -81,9 +82,7 @@ def hourglass(stacks: int = 8, joints: int = 16, width: int = 256, order: int = 
     >>> net.plan.output.shape
     (16, 64, 64)
     """
-    for name, size in (("stacks", stacks), ("joints", joints), ("order", order), ("width", width)):
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ChainError(f"{name}= is a positive whole number, not {size!r}")
+    positive(stacks=stacks, joints=joints, order=order, width=width)
     if width % 4:
         raise ChainError(f"width= is a multiple of 4, since the stem works on a quarter and a half of it, not {width}")
     layers: dict[str, Any] = {

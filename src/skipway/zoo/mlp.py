@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from skipway import BatchNorm, Chain, ChainError, Dense, Dropout, Gate, Learned, Skip, dense, every, relu, sigmoid, tanh
+from skipway import BatchNorm, Chain, Dense, Dropout, Gate, Learned, Skip, dense, every, relu, sigmoid, tanh
 from skipway.layer import Act
 
 from .entry import COUNTED, Entry, Figure, parameters
 from .initialise import he
+from .options import positive
 
 
 def lang_witbrock(act: Act = sigmoid) -> Chain:
@@ -35,7 +36,7 @@ def cascade(inputs: int = 2, hidden: int = 12, outputs: int = 1, act: Act = tanh
     >>> sum(p.numel() for p in cascade(2, 12, 1).parameters())
     117
     """
-    _positive(inputs=inputs, hidden=hidden, outputs=outputs)
+    positive(inputs=inputs, hidden=hidden, outputs=outputs)
     return _reading_all(inputs, (1,) * hidden, outputs, act)
 
 
@@ -70,7 +71,7 @@ def highway(
     >>> net["body"].wiring[0]
     Shortcut(0, 1, merge='gate')
     """
-    _positive(inputs=inputs, width=width, layers=layers, outputs=outputs)
+    positive(inputs=inputs, width=width, layers=layers, outputs=outputs)
     body = Chain(*[Dense(width, width, act) for _ in range(layers)], wiring=every(1, merge=Gate(gate_bias)))
     net = Chain(stem=Dense(inputs, width, act), body=body, head=Dense(width, outputs))
     for module in net.modules():
@@ -97,7 +98,7 @@ def rezero_mlp(inputs: int = 784, width: int = 256, layers: int = 32, outputs: i
     >>> [s.scale for s in net["body"].wiring]
     [Learned(init=0.0, per='tensor'), Learned(init=0.0, per='tensor'), Learned(init=0.0, per='tensor')]
     """
-    _positive(inputs=inputs, width=width, layers=layers, outputs=outputs)
+    positive(inputs=inputs, width=width, layers=layers, outputs=outputs)
     body = Chain(*[Dense(width, width, relu) for _ in range(layers)], wiring=every(1, scale=Learned(0.0)))
     return he(Chain(stem=Dense(inputs, width, relu), body=body, head=Dense(width, outputs)), "fan_in", dense=True)
 
@@ -128,7 +129,7 @@ def tabular_resnet(
     >>> sum(p.numel() for p in tabular_resnet(54, 7, blocks=4, width=256, hidden=512).parameters())
     1070087
     """
-    _positive(inputs=inputs, outputs=outputs, blocks=blocks, width=width, hidden=hidden)
+    positive(inputs=inputs, outputs=outputs, blocks=blocks, width=width, hidden=hidden)
 
     def block() -> Skip:
         drop, last = ([Dropout(p)] if p else [] for p in (dropout, last_dropout))
@@ -139,12 +140,6 @@ def tabular_resnet(
         body=Chain(*[block() for _ in range(blocks)]),
         norm=BatchNorm(width), relu=relu, head=Dense(width, outputs),
     )  # fmt: skip
-
-
-def _positive(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ChainError(f"{name}= is a positive whole number, not {size!r}")
 
 
 _RTDL = "rtdl_revisiting_models 0.0.2"

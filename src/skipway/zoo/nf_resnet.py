@@ -158,7 +158,7 @@ def nf_resnet(
     """
     if depth not in (50, 101, 152):
         raise ChainError(f"depth= is 50, 101 or 152 (bottlenecks of table 1 of 1512.03385), not {depth!r}")
-    if not alpha > 0:
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < math.inf:
         raise ChainError(f"alpha= is what a branch is multiplied by, a positive number such as 0.2, not {alpha!r}")
     if down not in ("stride", "mean"):
         raise ChainError(f'down= is "stride" or "mean", how a shortcut makes an image smaller, not {down!r}')

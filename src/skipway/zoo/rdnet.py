@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skipway import Cat, Chain, ChainError, Conv, Dense, DropPath, GlobalAvgPool, LayerNorm, Skip, dense, gelu
-from skipway.errors import nearest
 
 from .convnext import ChannelNorm
 from .entry import Entry, Figure, parameters
 from .initialise import he
+from .options import one_of, positive
 
 #: channels of the stem; channels that a layer of each stage adds; stages that begin with half the image
 SIZES: dict[str, tuple[int, tuple[int, ...], tuple[int, ...]]] = {
@@ -126,18 +126,20 @@ def rdnet(
     Raises
     ------
     ChainError
-        for an unknown size, a first stage or one that is not there among those with half the image, or a probability
-        outside [0, 1).
+        for an unknown size, a number of channels that is not positive and whole, a stage with half the image that is
+        the first or not there, or a probability outside [0, 1).
 
     >>> with torch.device("meta"):
     ...     net = rdnet("tiny")
     >>> sum(p.numel() for p in net.parameters())
     23863008
     """
-    if size not in SIZES:
-        raise ChainError(f"size= is one of {', '.join(SIZES)} (2403.19588), not {size!r}: {nearest(str(size), SIZES)}")
+    one_of(SIZES, "2403.19588", size=size)
     width, papers, halved = SIZES[size]
-    width, rates = stem or width, tuple(growth or papers)
+    width, rates = width if stem is None else stem, tuple(papers if growth is None else growth)
+    positive(stem=width, growth=len(rates))
+    for rate in rates:
+        positive(growth=rate)
     halved = tuple(halved if halving is None else halving)
     wrong = [k for k in halved if not 0 < k < len(rates)]
     if wrong:

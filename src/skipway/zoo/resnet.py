@@ -349,6 +349,7 @@ NETS = {
     ]),
     "resnet50_d": Entry(resnet, {"depth": 50, "shortcut": "D", "stem": "deep"}, [
         parameters(25_576_264, _TIMM),
+        Figure("MACs", 4.3e9, "1812.01187, table 5", unit=1e8),
         Figure("depth", 52, "1812.01187: two more in the stem"),
         Figure("projections", 4, "1812.01187: where the shape changes"),
     ]),

@@ -22,6 +22,7 @@ from skipway import Chain, ChainError, Conv, MaxPool, Shortcut, identity, relu
 
 from .entry import Entry, Figure, parameters
 from .initialise import he
+from .options import positive
 
 
 def instead(branch: Tensor, shortcut: Tensor) -> Tensor:
@@ -76,9 +77,7 @@ def unet_plus_plus(
     >>> net.plan.output.shape
     (1, 256, 256)
     """
-    for name, size in (("width", width), ("depth", depth)):
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ChainError(f"{name}= is a positive whole number, not {size!r}")
+    positive(width=width, depth=depth)
     if depth > 9:
         raise ChainError(f"depth= is at most 9, since 10 halvings leave nothing of an image, not {depth}")
     layers: dict[str, Any] = {"x00": twice(width)}

@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skipway import Chain, ChainError, Conv, Dense, LayerNorm, Learned, Skip, gelu
-from skipway.errors import nearest
 
 from .entry import Entry, parameters
 from .initialise import truncated
+from .options import one_of, positive
 
 Residual = Literal["pre-norm", "post-norm", "sandwich", "deepnorm", "layerscale"]
 RESIDUALS = ("pre-norm", "post-norm", "sandwich", "deepnorm", "layerscale")
@@ -176,21 +176,19 @@ def vit(
     Raises
     ------
     ChainError
-        for an unknown size or residual, a patch that does not divide the image, heads that do not divide the width,
-        and a scale for another residual than layerscale.
+        for an unknown size or residual, a number that is not positive and whole, a patch that does not divide the
+        image, heads that do not divide the width, and a scale for another residual than layerscale.
 
     >>> with torch.device("meta"):
     ...     net = vit("tiny")
     >>> sum(p.numel() for p in net.parameters())
     5717416
     """
-    if size not in SIZES:
-        raise ChainError(f"size= is one of {', '.join(SIZES)}, not {size!r}: {nearest(str(size), SIZES)}")
-    if residual not in RESIDUALS:
-        raise ChainError(
-            f"residual= is one of {', '.join(RESIDUALS)}, not {residual!r}: {nearest(str(residual), RESIDUALS)}"
-        )
-    depth, width, heads = (given or papers for given, papers in zip((depth, width, heads), SIZES[size], strict=True))
+    one_of(SIZES, size=size)
+    one_of(RESIDUALS, residual=residual)
+    given = zip((depth, width, heads), SIZES[size], strict=True)
+    depth, width, heads = (papers if number is None else number for number, papers in given)
+    positive(image=image, patch=patch, depth=depth, width=width, heads=heads)
     if image % patch:
         raise ChainError(f"patch={patch} does not divide image={image}: an image is cut into whole patches")
     if width % heads:
