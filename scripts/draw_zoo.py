@@ -75,7 +75,7 @@ def main() -> None:
         zoo.make(name).draw(images / f"{name}.svg", theme="auto")
         gc.collect()
         source = paper(function)
-        text.append(f"\n## {function.__name__}\n\n{summary(function)}" + (f" Paper: {source}." if source else ""))
+        text.append(f"## {function.__name__}\n\n{summary(function)}" + (f" Paper: {source}." if source else ""))
         counted = [f"| `{n}` | {parameters(n):,} |" for n in names]
         text.append("\n| name | parameters |\n|---|---:|\n" + "\n".join(counted))
         text.append(f"\n![{name}](images/zoo/{name}.svg)\n")

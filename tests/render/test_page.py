@@ -121,8 +121,8 @@ def test_pointing_at_a_layer_tells_of_it(open_):
 
 def test_pointing_at_a_shortcut_tells_of_it(open_):
     page = open_(crossing())
-    box = page.locator("path.hit").first.bounding_box()
-    page.mouse.move(box["x"] + box["width"] - 1, box["y"] + box["height"] / 2)
+    box = page.eval_on_selector("path.hit", "arc => arc.getBoundingClientRect().toJSON()")  # its stroke is around it
+    page.mouse.move(box["right"], (box["top"] + box["bottom"]) / 2)
     told = page.inner_text("#detail")
     for word in ("wide: add · project 8→16", "input (N, 8) → a (N, 16)", "128 parameters", "test_page.py:"):
         assert word in told

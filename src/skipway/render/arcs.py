@@ -74,7 +74,7 @@ def levels(spans: Sequence[tuple[float, float]]) -> list[int] | None:
     other; ``None`` where that takes too many levels.
 
     >>> levels([(0, 1), (0, 4), (1, 2), (3, 5)])
-    [0, 1, 0, 2]
+    [0, 1, 0, 0]
     """
     if len(spans) > _MOST_ARCHES:
         return None
