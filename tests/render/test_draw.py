@@ -7,6 +7,7 @@ import itertools
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -253,6 +254,25 @@ def test_no_label_meets_another_or_an_arc_in_any_chain(net, direction, fold):
     made = scene(net, plan, direction=direction, fold=fold)
     holds(made, shown.links)
     ET.fromstring(net.draw(direction=direction, fold=fold))
+
+
+SMALL = {"FOLD_FROM": 2, "JOIN_FROM": 2, "CLOSE_FROM": 4, "MOST": 7, "FEW": 4}
+
+
+@settings(max_examples=40, deadline=None)
+@given(chains(), st.sampled_from(["horizontal", "vertical"]))
+def test_what_is_folded_closed_or_left_out_is_counted_in_any_chain(net, direction):
+    """The same, as if every chain were far too long: folds, joined norms, closed chains and a gap."""
+    plan = planned(net)
+    with mock.patch.multiple("skipway.render.fold", **SMALL):
+        shown = view(lay_out(plan))
+        made = scene(net, plan, direction=direction)
+    assert len(shown.cells) <= SMALL["MOST"]
+    told = [arc.edge for link in shown.links for arc in link.arcs] + [a.edge for c in shown.cells for a in c.inside]
+    assert sorted(map(id, told)) == sorted(map(id, plan.edges))
+    for band in shown.bands:
+        assert 0 < band.first <= band.last < len(shown.cells)
+    holds(made, shown.links)
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)).filter(lambda e: e[0] < e[1]), max_size=9))
