@@ -57,11 +57,14 @@ BOTH = (
     "wide_resnet101_2", "densenet121", "densenet161", "densenet169", "densenet201",
     "convnext_tiny", "convnext_small", "convnext_base",
 )  # fmt: skip
-TIMM = ("repvgg_a0", "repvgg_a1", "repvgg_b1g4", "mobileone_s0", "mobileone_s1")
+TIMM = ("rdnet_tiny", "rdnet_small", "repvgg_a0", "repvgg_a1", "repvgg_b1g4", "mobileone_s0", "mobileone_s1")
+DPN = ("68", "92", "98", "107", "131")
 CASES = [
     *(Case(library, name, name) for name in BOTH for library in ("torchvision", "timm")),
     *(Case("timm", name, name) for name in TIMM),
     *(Case("timm", f"resnet{depth}d", f"resnet{depth}_d") for depth in (50, 101)),
+    Case("timm", "seresnet50", "se_resnet50"),
+    *(Case("timm", f"dpn{depth}", f"dual_path{depth}") for depth in DPN),
     Case("timm", "vit_tiny_patch16_224", "vit_tiny", {"image": 64}, asked={"img_size": 64}),
     Case("torchvision", "vit_b_16", "vit_base", {"image": 64}, asked={"image_size": 64}),
 ]
@@ -93,7 +96,9 @@ def weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
             made[name] = uniform(name, shape, -bound, bound)
         elif role.endswith("bias") or role == "running_mean":
             made[name] = uniform(name, shape, -0.5, 0.5)
-        else:  # gamma of a norm, its variance, a scale
+        elif role == "running_var":  # more than arrives, so that the sum of many branches does not grow large
+            made[name] = uniform(name, shape, 1.0, 4.0)
+        else:  # gamma of a norm, a scale
             made[name] = uniform(name, shape, 0.5, 1.5)
     return made
 

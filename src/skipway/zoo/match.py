@@ -77,6 +77,9 @@ def parts(state: Mapping[str, Tensor]) -> list[Part]:
             attention = _ATTENTION.fullmatch(key)
             name, role = attention.groups() if attention else (key, "parameter")
         found.setdefault(name, {})[role] = key
+    for keys in found.values():
+        if list(keys) == ["weight"] and state[keys["weight"]].dim() < 2:  # a module that is one scale
+            keys["parameter"] = keys.pop("weight")
     return [Part(n, keys, {r: tuple(state[k].shape) for r, k in keys.items()}) for n, keys in found.items()]
 
 
