@@ -239,7 +239,7 @@ def test_a_result_prints_plots_and_is_plain_data(tmp_path: Path):
         (lambda: signal(nn.Linear(2, 2)), ChainError, "not a Linear"),
         (lambda: signal(lambda: "net"), ChainError, "not a str"),
         (lambda: signal(Chain(Dense(..., 2))), OpenChainError, "open"),
-        (lambda: signal(Chain(relu)), ChainError, "give it x"),
+        (lambda: signal(Chain(relu)), ChainError, "give it input=.*or give x"),
         (lambda: signal(Chain(Dense(2, 2)), torch.ones(3, 5)), ShapeError, "takes 2"),
         (lambda: signal(Chain(Dense(2, 2)), torch.full((3, 2), math.nan)), DataError, "6 numbers of the batch are NaN"),
         (lambda: signal(Chain(Dense(2, 2)), torch.ones(2)), DataError, "takes a batch"),

@@ -179,7 +179,7 @@ def signal(
         for s in used:
             torch.manual_seed(s)
             made = need_chain(net if given else net(), "signal")
-            batch = torch.randn(rows, *_shape(made)) if x is None else fit_input(made, x, "signal")
+            batch = torch.randn(rows, *input_shape(made, "signal")) if x is None else fit_input(made, x, "signal")
             walk = Walk(copy.deepcopy(made).double().train())
             batch = batch.double() if batch.is_floating_point() else batch
             if s == used[0]:
@@ -200,13 +200,14 @@ def signal(
     )  # fmt: skip
 
 
-def _shape(net: Chain) -> tuple[int, ...]:
+def input_shape(net: Chain, study: str) -> tuple[int, ...]:
+    """The shape of an input without the batch axis. Raises ``ChainError`` where the chain does not say."""
     form = net.implied_input()
     known = net._form.shape or form.shape
     if known is None or any(not isinstance(size, int) for size in known):
         raise ChainError(
-            f"signal: this chain ({net.source}) does not say what it takes, {net._form}: give it x, or input= when it "
-            f"is built"
+            f"{study}: this chain ({net.source}) does not say what it takes, {net._form}: give it input= when it is "
+            f"built{', or give x' * (study == 'signal')}"
         )
     return tuple(size for size in known if size is not None)
 
