@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from .errors import ChainError, nearest
 from .gains import Gain, as_drop, as_scale
 from .merges import Merge, Misfit, as_merge
-from .paths import Path, as_path, close
-from .probe import run
+from .paths import Path, as_path, close, takes
+from .probe import blamed, run
 from .shortcut import Shortcut
 from .value import Value, show
 from .wrap import Wrapped, is_leaf
@@ -75,7 +75,9 @@ class Connection(nn.Module):
         for part, value in (("scale", branch), ("path_scale", brought)):
             gain = getattr(self, part)
             if isinstance(gain, nn.Module) and value:
-                after = run(gain, value)
+                takes(gain, value, f"its {part}")
+                with blamed(part):
+                    after = run(gain, value)
                 if [t.shape for t in after] != [t.shape for t in value.trials]:
                     raise Misfit(
                         f"its {part} makes {show(Value(after).shape)} of {show(value.shape)}",

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from .errors import nearest
-from .gains import DropPath, Gain
+from .gains import DropPath, Gain, as_drop, as_scale
 from .layer import is_tied
 from .merges import Merge, as_merge
 from .paths import Path, Route
@@ -42,7 +42,8 @@ class Edge:
         """Whether it merges at once with another that ends at the same value."""
         a, b = self.shortcut, other.shortcut
         merge = as_merge(a.merge)
-        same = merge == as_merge(b.merge) and (a.scale, a.drop, a.act) == (b.scale, b.drop, b.act)
+        same = merge == as_merge(b.merge) and as_drop(a.drop) == as_drop(b.drop)
+        same = same and as_scale(a.scale) == as_scale(b.scale) and a.act == b.act
         return isinstance(merge, Merge) and merge.joint and same and self.owner is other.owner
 
     @property
@@ -243,10 +244,20 @@ def _parts_held(place: nn.Module) -> list[tuple[nn.Module, int]]:
         return []
     held = []
     for module in place.modules():
-        own = [*module._parameters.values(), *module._buffers.values()]
-        if not is_tied(module) and (any(t is not None for t in own) or getattr(module, "is_open", False)):
+        if not is_tied(module) and _state_of(module):
             held.append((module, id(unwrap(module))))
     return held
+
+
+def _state_of(module: nn.Module) -> bool:
+    """Whether a module has parameters or buffers of its own, or waits for them."""
+    own = [*module._parameters.values(), *module._buffers.values()]
+    return any(t is not None for t in own) or bool(getattr(module, "is_open", False))
+
+
+def holds_state(module: nn.Module) -> bool:
+    """Whether sharing a module would share something it learns or counts."""
+    return any(_state_of(m) for m in module.modules())
 
 
 def _places(chain: Any, prefix: str) -> Iterable[tuple[str, nn.Module]]:
@@ -264,5 +275,6 @@ def _given(shortcut: Shortcut) -> Iterable[tuple[str, Any]]:
     for part in ("scale", "path", "path_scale", "merge", "act"):
         held = getattr(shortcut, part)
         for i, one in enumerate(held.steps if isinstance(held, Route) else (held,)):
-            if callable(one) and not isinstance(one, (Merge, Path, Gain)) and not is_leaf(one):
+            recipe = not callable(one) or isinstance(one, (Merge, Path, Gain))
+            if isinstance(one, nn.Module) or not (recipe or is_leaf(one)):
                 yield f"{part}{f', step {i},' if i else ''}", one

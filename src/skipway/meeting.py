@@ -11,8 +11,9 @@ from .errors import ChainError, OpenChainError
 from .graph import Edge, Node
 from .layer import parameters_made
 from .merges import Merge, Misfit, as_merge
-from .paths import Path, along, as_path
-from .probe import ProbeError, layout_of, run
+from .paths import Identity, Pad, Path, Project, along, as_path, takes
+from .probe import ProbeError, blamed, layout_of, run, watch_training
+from .shortcut import value_code
 from .value import UNKNOWN, Value
 from .words import describe_layer
 
@@ -46,9 +47,11 @@ class Meeting:
         try:
             result = self._known(branch) if old else self._made(branch, known)
         except Misfit as misfit:
-            fix = misfit.fix
-            if not isinstance(as_path(self.at.shortcut.path), Path):
-                fix = f"let the path {describe_layer(self.at.shortcut.path)} bring what the merge takes"
+            fix, path = misfit.fix, as_path(self.at.shortcut.path)
+            if not isinstance(path, Path):
+                fix = f"let the path {describe_layer(path)} bring what the merge takes"
+            elif not isinstance(path, (Identity, Project, Pad)):
+                fix = fix.replace('add path="project"', f'write path=[{value_code(path).strip("[]")}, "project"]')
             plan.problems.append(f"{_named(self.at)}: {misfit.why}{self._ends(branch)}\n    fix: {fix}")
             return branch
         except OpenChainError as error:
@@ -58,15 +61,16 @@ class Meeting:
             plan.complete = False
             if plan.strict and len(branch.trials) == 1:
                 plan.blame(error.cause)
-                plan.problems.append(f"{_named(self.at)} fails: {error}{self._ends(branch)}")
+                where = f" in its {error.part}" if error.part else ""
+                plan.problems.append(f"{_named(self.at)} fails{where}: {error}{self._ends(branch)}")
             return branch if keeps else UNKNOWN
         except ChainError as error:
             plan.problems.append(f"{_named(self.at)}: {error}{self._ends(branch)}")
             return branch
         if versions != [t._version for v in guarded for t in v.trials]:
             plan.problems.append(
-                f"{_named(self.head)} changes one of the values it merges in place: write its merge, path and act "
-                f"without in-place operations (no inplace=True, add_ or +=)"
+                f"{_named(self.head)} changes one of the values it merges in place: write its scale, path, merge "
+                f"and act without in-place operations (no inplace=True, add_ or +=)"
             )
         if not old and not plan.close:
             plan.open.append(f"{_named(self.head)}: its parameters are not made yet")
@@ -95,7 +99,10 @@ class Meeting:
                 made.make_path_scale(edge.shortcut, brought[-1])
         self.at = self.head
         self._make_head(branch, brought, before, known)
-        for made in self.connections:
+        for made, value in zip(self.connections, self.values, strict=True):
+            for part, taken in ((made.path, value), (made.path_scale, value), (made.scale, branch)):
+                if taken and self.plan.close:
+                    watch_training(part, taken)  # what works in place only in training shows now
             follow(made, self.node.owner)
             made.settled(tuple(self.connections))
         return self._met(branch, brought)
@@ -145,9 +152,12 @@ class Meeting:
             connection.check_gains(branch, value)
         self.at = self.head
         head = self.connections[0]
-        merged = Value(run(head.merge, branch, *brought), branch.layout or brought[0].layout)
+        with blamed("merge"):
+            merged = Value(run(head.merge, branch, *brought), branch.layout or brought[0].layout)
         if head.act is not None and merged:
-            merged = Value(run(head.act, merged), layout_of(head.act) or merged.layout)
+            takes(head.act, merged, "its act")
+            with blamed("act"):
+                merged = Value(run(head.act, merged), layout_of(head.act) or merged.layout)
         return merged
 
     def _still_fit(self, known: list[Any], branch: Value) -> bool:

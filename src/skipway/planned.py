@@ -101,15 +101,14 @@ class Planned(Spine):
                     node.opens._open, node.opens._plan = tuple(plan.open), None
                     node.opens._compile()
             self._compile()
-        elif (
-            plan.complete
-            and not plan.problems
-            and not plan.open
-            and self._used
-            and not (self._bare_drops and not self._inside)
-        ):
+        elif plan.complete and not plan.problems and not plan.open and self._used and not self._drops_all:
             self._verified |= set(plan.input.sizes)
         return plan
+
+    @property
+    def _drops_all(self) -> bool:
+        """Whether some random drop of it would drop the only path."""
+        return bool(self._bare_drops) and not self._inside
 
     def _adopt_children(self) -> None:
         """Let the chains inside know this one, which must follow when their layers change."""
@@ -214,7 +213,7 @@ class Planned(Spine):
             return self._run
         if not isinstance(x, Tensor):
             raise ChainError(f"a chain takes one tensor, not a {type(x).__name__} ({self.source})")
-        if self._bare_drops and not self._inside:
+        if self._drops_all:
             raise ChainError(
                 f"the random drop {self._bare_drops[0]!r} has no shortcut around it, so it would drop the only path "
                 f"({self.source}): put it inside Skip(...), or give the shortcut drop=..."

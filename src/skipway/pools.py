@@ -74,13 +74,10 @@ class BlurPool(Layer, nn.Module):
     torch.Size([1, 3, 4, 4])
     """
 
-    kernel: Tensor
-
     def __init__(self, stride: int = 2) -> None:
         super().__init__()
         check_width("BlurPool: the stride", stride, open_ok=False)
         self.stride = stride
-        self.register_buffer("kernel", torch.tensor([0.25, 0.5, 0.25]), persistent=False)
         self.source = caller()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,7 +89,7 @@ class BlurPool(Layer, nn.Module):
         for axis in range(dims):  # one axis after the other: 3 + 3 products for 3 * 3
             shape, stride = [1] * dims, [1] * dims
             shape[axis], stride[axis] = 3, self.stride
-            weight = self.kernel.to(x.dtype).view(1, 1, *shape).expand(x.shape[1], 1, *shape)
+            weight = x.new_tensor([0.25, 0.5, 0.25]).view(1, 1, *shape).expand(x.shape[1], 1, *shape)
             x = conv(x, weight, stride=stride, groups=x.shape[1])
         return x
 

@@ -45,6 +45,18 @@ class ProbeError(Exception):
     """A layer that could not be run on what arrives; ``cause`` is what the layer's own code raised, if it did."""
 
     cause: BaseException | None = None
+    #: which part of a shortcut it was
+    part: str = ""
+
+
+@contextmanager
+def blamed(part: str) -> Iterator[None]:
+    """Say of a part that fails in here which it was."""
+    try:
+        yield
+    except ProbeError as error:
+        error.part = error.part or part
+        raise
 
 
 class NotATensor(ProbeError):

@@ -18,7 +18,7 @@ from .wrap import callable_code
 End = int | str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shortcut:
     """A shortcut: frozen data, which a chain turns into arithmetic.
 
@@ -105,6 +105,17 @@ class Shortcut:
             )
         if not isinstance(self.name, str) or "." in self.name:
             raise ChainError(f"{where}: name= is a word without dots, not {self.name!r}")
+
+    def _same(self) -> tuple[Any, ...]:
+        """What it says, however it is written: ``"add"`` is ``Add()``."""
+        recipes = (as_merge(self.merge), as_path(self.path), as_scale(self.scale), as_scale(self.path_scale))
+        return (self.start, self.end, *recipes, as_drop(self.drop), self.act, self.tap, self.name)
+
+    def __eq__(self, other: object) -> bool:
+        return self._same() == other._same() if isinstance(other, Shortcut) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._same())
 
     @property
     def label(self) -> str:

@@ -21,6 +21,8 @@ from torch import nn
 from .errors import ChainError, SkipwayError, caller, nearest
 from .gains import at_depth, is_schedule
 from .gains.base import is_number
+from .graph import holds_state
+from .layer import is_tied
 from .merges import Cat, Merge, as_merge
 from .shortcut import Shortcut, value_code
 
@@ -44,8 +46,7 @@ class Pattern:
         self.call, self.ends, self.opts, self.source = call, ends, options, caller()
         for key, value in options.items():
             for module in value if isinstance(value, (list, tuple)) else (value,):
-                stateful = isinstance(module, nn.Module) and next(module.parameters(), None) is not None
-                if not stateful or getattr(module, "skipway_tied", False):
+                if not isinstance(module, nn.Module) or not holds_state(module) or is_tied(module):
                     continue
                 raise ChainError(
                     f"{self!r} ({self.source}) would share the weights of one {type(module).__name__} among all its "
@@ -74,7 +75,8 @@ class Pattern:
     @staticmethod
     def _over_depth(key: str, value: Any) -> bool:
         """Whether an option may differ from shortcut to shortcut: a gain that is, or holds, a function of (l, L)."""
-        inside = [getattr(value, f.name) for f in fields(value)] if is_dataclass(value) else []
+        recipe = is_dataclass(value) and not isinstance(value, type)
+        inside = [getattr(value, f.name) for f in fields(value)] if recipe else []
         return key in _GAINS and any(is_schedule(v) for v in (value, *inside))
 
     def _options(self, depth: int, of: int) -> dict[str, Any]:
@@ -84,8 +86,8 @@ class Pattern:
             if self._over_depth(key, value):
                 try:
                     found[key] = at_depth(value, depth, of)
-                except SkipwayError:
-                    raise
+                except SkipwayError as error:
+                    raise ChainError(f"{self!r} ({self.source}): {error}") from None
                 except Exception as error:
                     raise ChainError(
                         f"{self!r} ({self.source}): {key}= is a function of depth, and fails for "

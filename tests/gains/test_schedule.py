@@ -126,7 +126,7 @@ def test_gains_do_not_decay():
         (lambda: set_step(Dense(1, 1), -1), "from 0 on, not -1"),
         (
             lambda: Skip(Dense(1, 1), scale=lambda depth, of: 1.0),
-            "one shortcut alone has no depth: give it to a pattern",
+            "one of depth .l, L. belongs in a pattern such as every",
         ),
         (lambda: Skip(Dense(1, 1), scale=Learned(Ramp(0, 1))), "one shortcut alone has no depth"),
         (

@@ -203,6 +203,8 @@ WHICH = {
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every test runs for every case, or for those that its mark ``which`` names."""
+    if "case" not in metafunc.fixturenames:
+        return
     mark = metafunc.definition.get_closest_marker("which")
     keep = WHICH[mark.args[0]] if mark else lambda case: True
     metafunc.parametrize("case", [pytest.param(c, id=name) for name, c in CASES.items() if keep(c)])

@@ -59,4 +59,4 @@ class SqueezeExciteModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         mean = x.mean(tuple(range(-self.dims, 0))) if self.dims else x
         weight = torch.sigmoid(self.excite(torch.relu(self.squeeze(mean))))
-        return x * weight.reshape(*weight.shape, *[1] * self.dims)
+        return x * weight[(...,) + (None,) * self.dims]

@@ -80,11 +80,20 @@ def at_depth(value: Any, depth: int, of: int) -> Any:
     return value(depth, of) if is_schedule(value) else value
 
 
+def from_class(recipe: Any) -> Any:
+    """The recipe of a class that was not called, if it needs nothing said."""
+    try:
+        return recipe()
+    except TypeError:
+        name = recipe.__name__
+        raise ChainError(f"{name} is a class that has something to be said: write {name}(...)") from None
+
+
 def no_schedule(what: str, value: Any) -> None:
     if is_schedule(value):
         raise ChainError(
-            f"{what} is a schedule over depth, and one shortcut alone has no depth: give it to a pattern such as "
-            f"every(1, ...), or say its value here"
+            f"{what} is a schedule over depth, and one shortcut alone has no depth: give it to scale=, path_scale= or "
+            f"drop= of a pattern such as every(1, ...), or say its value here"
         )
 
 
@@ -93,8 +102,13 @@ def as_scale(scale: Any) -> float | Gain | nn.Module | Callable[..., Any] | None
     if scale is None or isinstance(scale, (Gain, nn.Module)):
         return scale
     if isinstance(scale, type) and issubclass(scale, Gain):
-        return scale()
-    no_schedule("the scale", scale)
+        return from_class(scale)
+    if is_schedule(scale):
+        name = getattr(scale, "__name__", None) or repr(scale)
+        raise ChainError(
+            f"the scale is the function {name}: one of depth (l, L) belongs in a pattern such as every(1, scale=...), "
+            f"one that makes a gain has to be called, and one of the value has to be a module, such as nn.Sigmoid()"
+        )
     if not is_number(scale):
         raise ChainError(f"a scale is a finite number, Learned(init), another gain or a module, not {scale!r}")
     return float(scale)

@@ -34,7 +34,14 @@ def draw_shape(x: Tensor, mode: str) -> list[int]:
 
 def uniform(x: Tensor, mode: str, low: float = 0.0, high: float = 1.0) -> Tensor:
     """Numbers between ``low`` and ``high`` on the device of ``x``, one a draw."""
-    return torch.rand(draw_shape(x, mode), dtype=x.dtype, device=x.device) * (high - low) + low
+    # in single precision: half has too few steps between 0 and 1
+    drawn = torch.rand(draw_shape(x, mode), device=x.device) * (high - low) + low
+    return drawn.to(x.dtype)
+
+
+def kept(x: Tensor, mode: str, keep: float | Tensor) -> Tensor:
+    """Ones with probability ``keep``, else zeros, one a draw."""
+    return (torch.rand(draw_shape(x, mode), device=x.device) < keep).to(x.dtype)
 
 
 def with_backward(x: Tensor, forward: Tensor, backward: Tensor) -> Tensor:
@@ -81,9 +88,8 @@ class Drop:
 
     def __post_init__(self) -> None:
         if not is_schedule(self.p) and not (is_number(self.p) and 0.0 <= self.p < 1.0):
-            raise ChainError(
-                f"drop must be a probability in [0, 1), not {self.p!r}: at 1 the branch would never be trained"
-            )
+            why = ": at 1 the branch would never be trained" if self.p == 1 else ", Drop(...) or ShakeDrop(...)"
+            raise ChainError(f"drop must be a probability in [0, 1), not {self.p!r}{why}")
         check_mode("Drop", self.mode)
         if self.law not in ("train-scale", "test-scale"):
             raise ChainError(f'Drop: law is "train-scale" or "test-scale", not {self.law!r}')
@@ -131,10 +137,10 @@ class DropPath(nn.Module):
         if not self.training:
             return x * (1.0 - self.p) if self.law == "test-scale" else x
         if self.grows is not None:
-            keep = (1.0 - self.grows()).to(x.dtype)
-            return x * (uniform(x, self.mode) < keep).to(x.dtype) / keep
+            keep = 1.0 - self.grows()
+            return x * (kept(x, self.mode, keep) / keep.to(x.dtype))
         keep = 1.0 - self.p
-        mask = torch.empty(draw_shape(x, self.mode), dtype=x.dtype, device=x.device).bernoulli_(keep)
+        mask = kept(x, self.mode, keep)
         if self.law == "train-scale":
             mask = mask / keep
         return x * mask
@@ -185,6 +191,8 @@ class ShakeDrop:
             raise ChainError(f"ShakeDrop: p is a probability in [0, 1], not {self.p!r}")
         for name in ("alpha", "beta"):
             ends = getattr(self, name)
+            ends = tuple(ends) if isinstance(ends, (list, tuple)) else (ends,)
+            object.__setattr__(self, name, ends)
             if len(ends) != 2 or not all(is_number(end) for end in ends) or ends[0] > ends[1]:
                 raise ChainError(f"ShakeDrop: {name} is (from, to), not {ends!r}")
         check_mode("ShakeDrop", self.mode)
@@ -211,7 +219,7 @@ class Shaken(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x * (1.0 - self.p + self.p * sum(self.alpha) / 2)
-        keep = torch.empty([1] * x.dim(), dtype=x.dtype, device=x.device).bernoulli_(1.0 - self.p)
+        keep = kept(x, "batch", 1.0 - self.p)
         forward, backward = uniform(x, self.mode, *self.alpha), uniform(x, self.mode, *self.beta)
         return with_backward(x, keep + forward - keep * forward, keep + backward - keep * backward)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from skipway.errors import ChainError
+from skipway.layer import check_width
 from skipway.value import Value
 
 from .base import Gain, is_number
@@ -47,6 +48,7 @@ class Ramp:
 
     def over(self, count: int) -> list[float]:
         """Its values for ``count`` shortcuts."""
+        check_width("Ramp.over: the number of shortcuts", count, open_ok=False)
         return [self(depth, count) for depth in range(1, count + 1)]
 
 
@@ -118,7 +120,8 @@ class Stepped(nn.Module):
         return self
 
     def count(self) -> None:
-        if self.training:
+        # a forward inside a backward recomputes what activation checkpointing threw away: the step is the same
+        if self.training and (torch.compiler.is_compiling() or torch._C._current_graph_task_id() == -1):
             self.step.add_(1)
 
 
@@ -155,6 +158,8 @@ def set_step(net: nn.Module, step: int) -> None:
     >>> float(net.shortcuts["input->output"].scale.value())
     0.25
     """
+    if not isinstance(net, nn.Module):
+        raise ChainError(f"set_step tells the gains of a net the step, and {net!r} is no net: set_step(net, step)")
     if isinstance(step, bool) or not isinstance(step, int) or step < 0:
         raise ChainError(f"set_step: the step is a whole number from 0 on, not {step!r}")
     for module in net.modules():

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from skipway.errors import ChainError, nearest
+from skipway.gains.base import from_class
 
 from .base import Merge, MergeFn, Misfit, clash
 from .cat import Cat, CatFirst, CatLast, DualPath
@@ -39,7 +40,7 @@ def as_merge(merge: Any) -> Merge | Callable[..., Tensor]:
             raise ChainError(f"there is no merge {merge!r}: {nearest(merge, MERGES)} Any callable works too.")
         return MERGES[merge]
     if isinstance(merge, type) and issubclass(merge, Merge):
-        return merge()
+        return from_class(merge)
     if not isinstance(merge, Merge) and not callable(merge):
         raise ChainError(f"merge= takes a word ({', '.join(MERGES)}) or a callable (branch, shortcut), not {merge!r}")
     return merge

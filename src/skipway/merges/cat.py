@@ -37,6 +37,8 @@ class Cat(Merge):
     def __post_init__(self) -> None:
         if self.first not in ("branch", "shortcut"):
             raise ChainError(f'Cat: first is "branch" or "shortcut", not {self.first!r}')
+        if self.axis is not None and type(self.axis) is not int:
+            raise ChainError(f"Cat: axis is a whole number, not {self.axis!r}")
         if self.axis == 0:
             raise ChainError("Cat: axis 0 is the batch; features are joined on axis 1 or the last one")
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from skipway.errors import ChainError, OpenChainError
+from skipway.gains.base import is_number
 from skipway.layer import check_width
 from skipway.value import Value
 
@@ -43,6 +44,8 @@ class Gate(Merge):
     sided: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        if not is_number(self.bias):
+            raise ChainError(f"Gate: bias is a finite number, not {self.bias!r}")
         if self.on not in ("both", "shortcut", "branch"):
             raise ChainError(f'Gate: on is "both", "shortcut" or "branch", not {self.on!r}')
         if self.free and self.on != "both":

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from skipway.errors import ChainError, OpenChainError
 from skipway.gains import Learned
+from skipway.gains.base import is_number
 from skipway.value import Value
 
 from .base import Merge, MergeFn
@@ -42,7 +43,7 @@ class Lerp(Merge):
     sided: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.weight, (int, float, Learned)) or isinstance(self.weight, bool):
+        if not isinstance(self.weight, Learned) and not is_number(self.weight):
             raise ChainError(f"Lerp: weight is a number or Learned(init), not {self.weight!r}")
 
     def make(self, branch: Value, shortcut: Value) -> MergeFn:
@@ -86,6 +87,10 @@ class Orthogonal(Merge):
     eps: float = 1e-6
 
     sided: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not is_number(self.eps) or self.eps < 0:
+            raise ChainError(f"Orthogonal: eps is a number from 0 on, not {self.eps!r}")
 
     def make(self, branch: Value, shortcut: Value) -> MergeFn:
         axis = branch.axis if branch.axis is not None else shortcut.axis

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from skipway.errors import ChainError
 from skipway.gains.base import is_number
-from skipway.gains.random import Mode, check_mode, draw_shape, with_backward
+from skipway.gains.random import Mode, check_mode, draw_shape, kept, with_backward
 from skipway.value import Value
 
 from .base import Merge, MergeFn
@@ -141,7 +141,7 @@ class SwapoutModule(nn.Module):
             return x
         if not self.training:
             return x * keep
-        return x * torch.empty(draw_shape(x, self.mode), dtype=x.dtype, device=x.device).bernoulli_(keep)
+        return x * kept(x, self.mode, keep)
 
     def forward(self, branch: Tensor, shortcut: Tensor) -> Tensor:
         return self._kept(branch, self.keep[0]) + self._kept(shortcut, self.keep[1])
@@ -179,6 +179,11 @@ class Join(Merge):
     def __post_init__(self) -> None:
         if not is_number(self.drop) or not 0.0 <= self.drop < 1.0:
             raise ChainError(f"Join: drop is a probability in [0, 1), not {self.drop!r}")
+        if self.columns is not None:
+            columns = tuple(self.columns) if isinstance(self.columns, (list, tuple)) else ()
+            if not columns or not all(type(column) is int and column >= 0 for column in columns):
+                raise ChainError(f"Join: columns= numbers the columns, from 0 on, and is not {self.columns!r}")
+            object.__setattr__(self, "columns", columns)
 
     def make_many(self, count: int) -> MergeFn:
         columns = tuple(range(count)) if self.columns is None else self.columns
@@ -193,21 +198,19 @@ class Join(Merge):
 class JoinModule(nn.Module):
     """A :class:`Join` at one place: tensors of one shape to the mean of those that survive."""
 
-    columns: Tensor
     column: Tensor
 
     def __init__(self, drop: float, columns: Sequence[int]) -> None:
         super().__init__()
-        self.drop = drop
-        self.register_buffer("columns", torch.tensor(columns), persistent=False)
+        self.drop, self.columns = drop, tuple(columns)
         #: the column that global drop-path picked, -1 for none
-        self.register_buffer("column", torch.tensor(-1), persistent=False)
+        self.register_buffer("column", torch.tensor(-1))
 
     def _weights(self) -> Tensor:
-        alive = torch.rand(len(self.columns), device=self.columns.device) >= self.drop
+        alive = torch.rand(len(self.columns), device=self.column.device) >= self.drop
         one = torch.arange(len(alive), device=alive.device) == torch.randint(len(alive), (), device=alive.device)
         alive = torch.where(alive.any(), alive, one)
-        picked = self.columns == self.column
+        picked = torch.tensor(self.columns, device=alive.device) == self.column
         kept = torch.where(picked.any(), picked, alive).float()
         return kept / kept.sum()
 
@@ -221,14 +224,14 @@ class JoinModule(nn.Module):
         return result
 
     def extra_repr(self) -> str:
-        return f"drop={self.drop}, columns={tuple(self.columns.tolist())}"
+        return f"drop={self.drop}, columns={self.columns}"
 
 
 def global_drop_path(net: nn.Module, share: float = 0.5) -> nn.Module:
     """Let a net drop all but one column in ``share`` of its training forwards, and locally in the rest (1605.07648).
 
     The column is picked anew for every batch, by a forward hook of ``net``: all its :class:`Join` then let that column
-    through and nothing else. Returns ``net``.
+    through and nothing else. Said again it replaces what was said; a share of 0 takes it away. Returns ``net``.
 
     Raises ``ChainError`` for a share that is no probability, or a net without joins.
     """
@@ -237,7 +240,14 @@ def global_drop_path(net: nn.Module, share: float = 0.5) -> nn.Module:
         raise ChainError("global_drop_path needs a net with Parallel(..., merge=Join(...)), and this one has none")
     if not is_number(share) or not 0.0 <= share <= 1.0:
         raise ChainError(f"global_drop_path: share is a probability, not {share!r}")
-    columns = sorted({int(column) for join in joins for column in join.columns})
+    columns = sorted({column for join in joins for column in join.columns})
+    for key, hook in list(net._forward_pre_hooks.items()):
+        if isinstance(hook, _PickColumn):  # there is one law, the last that was said
+            del net._forward_pre_hooks[key]
+    for join in joins:
+        join.column.fill_(-1)
+    if not share:
+        return net
     net.register_forward_pre_hook(_PickColumn(share, tuple(columns)))
     return net
 
@@ -251,7 +261,7 @@ class _PickColumn:
         if not net.training:
             return
         joins = [m for m in net.modules() if isinstance(m, JoinModule)]
-        columns = torch.tensor(self.columns, device=joins[0].columns.device)
+        columns = torch.tensor(self.columns, device=joins[0].column.device)
         picked = columns.index_select(0, torch.randint(len(self.columns), (1,), device=columns.device))[0]
         column = torch.where(torch.rand((), device=columns.device) < self.share, picked, -1)
         for join in joins:

@@ -104,10 +104,10 @@ class WeightedSum(nn.Module):
         return made
 
     def forward(self, *values: Tensor) -> Tensor:
-        shares = self.shares().unbind()
+        shares = self.shares()
         result = values[0] * shares[0]
-        for value, share in zip(values[1:], shares[1:], strict=True):
-            result = result + value * share
+        for i, value in enumerate(values[1:], 1):
+            result = result + value * shares[i]
         return result
 
     def extra_repr(self) -> str:

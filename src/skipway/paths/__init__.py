@@ -13,8 +13,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from skipway.errors import ChainError, nearest
+from skipway.gains.base import from_class
 
-from .base import Detach, Identity, Path, PathFn, Route, along, close
+from .base import Detach, Identity, Path, PathFn, Route, along, close, takes
 from .operators import Householder, LowRank
 from .project import Pad, Project, SubsampleAndPad
 from .size import Crop, Resize, Slice
@@ -36,7 +37,7 @@ def as_path(path: Any) -> Path | Callable[..., Tensor]:
             raise ChainError(f"there is no path {path!r}: {nearest(path, PATHS)} Any module or callable works too.")
         return PATHS[path]
     if isinstance(path, type) and issubclass(path, Path):
-        return path()
+        return from_class(path)
     if isinstance(path, (list, tuple)) and not isinstance(path, nn.Module):
         if not path:
             raise ChainError('path=[] has no steps: write path="identity", or list some')
@@ -48,5 +49,5 @@ def as_path(path: Any) -> Path | Callable[..., Tensor]:
 
 __all__ = [
     "PATHS", "Crop", "Detach", "Householder", "Identity", "LowRank", "Pad", "Path", "PathFn", "Project", "Resize",
-    "Route", "Slice", "SubsampleAndPad", "along", "as_path", "close",
+    "Route", "Slice", "SubsampleAndPad", "along", "as_path", "close", "takes",
 ]  # fmt: skip

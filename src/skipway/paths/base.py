@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from skipway.errors import ChainError, OpenChainError
 from skipway.layer import Layer
 from skipway.merges import Misfit
-from skipway.probe import expected, kept_layout, layout_of, run
+from skipway.probe import blamed, expected, kept_layout, layout_of, run
 from skipway.spine import adopt, unwrap
 from skipway.value import Value, show
 from skipway.words import describe_layer
@@ -44,12 +44,16 @@ class Identity(Path):
         return None
 
 
+def _detach(x: Tensor) -> Tensor:
+    return x.detach()
+
+
 @dataclass(frozen=True)
 class Detach(Path):
     """The value as it is, and no gradient back along the shortcut."""
 
     def make(self, start: Value, target: Value) -> PathFn:
-        return Tensor.detach
+        return _detach
 
 
 @dataclass(frozen=True)
@@ -88,17 +92,23 @@ def along(path: Any, value: Value) -> Value:
     """What a path makes of a value. Raises :class:`~skipway.merges.Misfit` where it takes another width."""
     if path is None:
         return value
-    asked, shape = expected(path), value.form.shape
+    takes(path, value, "its path")
+    with blamed("path"):
+        trials = run(path, value)
+    kept = value.layout if isinstance(unwrap(path), SameLayout) else kept_layout(value, trials)
+    return Value(trials, layout_of(path) or kept)
+
+
+def takes(part: Any, value: Value, what: str) -> None:
+    """Raise :class:`~skipway.merges.Misfit` where a part of a shortcut takes another width than there is."""
+    asked, shape = expected(part), value.form.shape
     if asked is not None and shape is not None and len(shape) >= abs(asked[0]):
         got, width = shape[asked[0]], asked[1]
         if got not in (None, width):
             raise Misfit(
-                f"its path {describe_layer(path)} takes {width} features, and the value has {got}",
-                f"give the path the width {got}",
+                f"{what} {describe_layer(part)} takes {width} features, and the value has {got}",
+                f"give {what.replace('its', 'the')} the width {got}",
             )
-    trials = run(path, value)
-    kept = value.layout if isinstance(unwrap(path), SameLayout) else kept_layout(value, trials)
-    return Value(trials, layout_of(path) or kept)
 
 
 def close(path: Any, start: Value) -> None:

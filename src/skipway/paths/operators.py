@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from skipway.errors import ChainError
 from skipway.gains import Learned
+from skipway.gains.base import is_number
 from skipway.layer import check_width
 from skipway.merges import Misfit
 from skipway.value import Value, show
@@ -85,9 +85,11 @@ class Householder(Path):
 
     def __post_init__(self) -> None:
         number = self.beta.init if isinstance(self.beta, Learned) else self.beta
+        if not is_number(number):
+            raise ChainError(f"Householder: beta is a number from 0 to 2, or Learned of one, not {self.beta!r}")
         if isinstance(self.beta, Learned) and (not 0 < number < 2 or self.beta.per != "tensor"):
             raise ChainError(f"Householder: a learned beta is one number, between 0 and 2 at first, not {self.beta!r}")
-        if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number <= 2:
+        if not 0 <= number <= 2:
             raise ChainError(f"Householder: beta is from 0 (identity) to 2 (reflection), not {self.beta!r}")
 
     def make(self, start: Value, target: Value) -> nn.Module:
@@ -105,7 +107,7 @@ class HouseholderModule(nn.Module):
 
     def __init__(self, width: int, dims: int, beta: float | Learned, dynamic: bool) -> None:
         super().__init__()
-        self.axis = -1 - dims
+        self.axis, self.dynamic = -1 - dims, dynamic
         self.shape = (width, *[1] * dims)
         learned = isinstance(beta, Learned)
         start = beta.init if isinstance(beta, Learned) else float(beta)
@@ -127,10 +129,9 @@ class HouseholderModule(nn.Module):
     def _beta(self, x: Tensor) -> Tensor | float:
         if self.beta is not None:
             return self.beta
-        strength: Callable[..., Tensor] | Tensor = self.strength
-        return 2 * torch.sigmoid(strength if isinstance(strength, Tensor) else strength(x))
+        return 2 * torch.sigmoid(self.strength(x) if self.dynamic else self.strength)
 
     def forward(self, x: Tensor) -> Tensor:
-        key = self.key(x) if isinstance(self.key, nn.Module) else self.key.view(self.shape)
+        key = self.key(x) if self.dynamic else self.key.view(self.shape)
         key = F.normalize(key, dim=self.axis)
         return x - self._beta(x) * key * (key * x).sum(self.axis, keepdim=True)

@@ -37,6 +37,16 @@ def _pool(down: Down, stride: tuple[int, ...], what: str) -> list[nn.Module]:
     return [AvgPool(stride[0], ceil_mode=True) if down == "mean" else BlurPool(stride[0])]
 
 
+def _made(norm: Callable[[int], nn.Module], width: int) -> nn.Module:
+    try:
+        made = norm(width)
+    except Exception as error:
+        raise ChainError(f"Project: norm={norm!r} fails for the width {width}: {error}") from error
+    if not isinstance(made, nn.Module):
+        raise ChainError(f"Project: norm={norm!r} makes {made!r} of the width {width}, and not a module")
+    return made
+
+
 @dataclass(frozen=True)
 class Project(Path):
     """A learned linear map to the width of the branch: a dense layer, or a 1x1 convolution with the stride worked out
@@ -70,6 +80,8 @@ class Project(Path):
 
     def __post_init__(self) -> None:
         _check_down("Project", self.down)
+        if self.norm is not None and (not callable(self.norm) or isinstance(self.norm, nn.Module)):
+            raise ChainError(f"Project: norm= makes a norm of a width, as BatchNorm does, and is not {self.norm!r}")
 
     def make(self, start: Value, target: Value) -> nn.Module | None:
         if not self.always and start.same(target):
@@ -87,7 +99,10 @@ class Project(Path):
             stride = stride_between(start, target, self.word)
             pool = _pool(self.down, stride, self.word)
             linear = pointwise(width, goal, dims, self.bias, 1 if pool else stride)
-        parts = [*pool, linear] if self.norm is None else [*pool, linear, self.norm(goal)]
+        parts = [*pool, linear]
+        if self.norm is not None:
+            norm = self.norm(goal) if isinstance(self.norm, type) else _made(self.norm, goal)
+            parts.append(norm)
         return parts[0] if len(parts) == 1 else nn.Sequential(*parts)
 
 

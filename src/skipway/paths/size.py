@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 import torch.nn.functional as F
@@ -78,7 +79,8 @@ class CropTo(SameLayout):
 class Resize(Path):
     """The image made as large or as small as what it meets, by interpolation. The number of channels stays.
 
-    Where the sizes are not known, the factor between them has to be the same at every size.
+    A part of a side is rounded up, as convolutions with a stride and padding do. Where the sizes are not known, the
+    factor between them has to be the same at every size.
 
     Parameters
     ----------
@@ -104,13 +106,22 @@ class Resize(Path):
         _images(start, target, "resize")
         if not start or not target or len(start.trials) != len(target.trials):
             raise OpenChainError("resize needs the shapes at both ends: give the chain input=")
-        sizes = [(tuple(s.shape[2:]), tuple(t.shape[2:])) for s, t in zip(start.trials, target.trials, strict=True)]
-        if all(s == t for s, t in sizes):
+        both = zip(start.trials, target.trials, strict=True)
+        sides = [list(zip(s.shape[2:], t.shape[2:], strict=True)) for s, t in both]
+        if all(a == b for pairs in sides for a, b in pairs):
             return None
-        factors = {tuple(b / a for a, b in zip(s, t, strict=True)) for s, t in sizes}
-        if len(factors) == 1:
-            return ResizeTo(self.mode, factors.pop())
-        raise OpenChainError("resize multiplies the size, and here by another factor at every size: give input=")
+        found = {tuple(_factor(a, b) for a, b in pairs) for pairs in sides}
+        if len(found) > 1:
+            raise OpenChainError("resize multiplies the size, and here by another factor at every size: give input=")
+        return ResizeTo(self.mode, found.pop())
+
+
+def _factor(start: int, target: int) -> Fraction:
+    """What takes one side to the other: a whole number, a whole number's part (rounded up), or what else it takes."""
+    for k in (round(start / target), -(-start // target), start // target) if target and start > target else ():
+        if k and -(-start // k) == target:
+            return Fraction(1, k)
+    return Fraction(target, start)
 
 
 @dataclass(frozen=True)
@@ -118,14 +129,21 @@ class ResizeTo(SameLayout):
     """What :class:`Resize` does at one place. Shapes: ``(N, C, *size)`` to ``(N, C, *(size * factor))``."""
 
     mode: str
-    factor: tuple[float, ...]
+    factor: tuple[Fraction, ...]
 
     def __call__(self, x: Tensor) -> Tensor:
-        mode = self.mode if self.mode == "nearest" else ("linear", "bilinear", "trilinear")[x.dim() - 3]
-        if all(factor.is_integer() for factor in self.factor):  # what a tracer can follow at every size
-            return F.interpolate(x, scale_factor=self.factor, mode=mode)
-        size = [round(side * factor) for side, factor in zip(x.shape[2:], self.factor, strict=True)]
+        dims = len(self.factor)
+        mode = self.mode if self.mode == "nearest" else ("linear", "bilinear", "trilinear")[dims - 1]
+        if all(factor.denominator == 1 for factor in self.factor):  # what a tracer can follow at every size
+            return F.interpolate(x, scale_factor=tuple(map(float, self.factor)), mode=mode)
+        size = [_side(x.shape[axis - dims], factor) for axis, factor in enumerate(self.factor)]
         return F.interpolate(x, size, mode=mode)
+
+
+def _side(side: int, factor: Fraction) -> int:
+    # half of a side is rounded up, as convolutions with a stride do
+    up = factor.denominator - 1 if factor.numerator == 1 else factor.denominator // 2
+    return (side * factor.numerator + up) // factor.denominator
 
 
 @dataclass(frozen=True)

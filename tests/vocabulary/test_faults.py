@@ -1,0 +1,198 @@
+"""Faults that were found in the vocabulary: each must stay away."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from skipway import (
+    Anneal,
+    BatchNorm,
+    Cat,
+    Chain,
+    ChainError,
+    Conv,
+    Dense,
+    Drop,
+    DualPath,
+    Gate,
+    Householder,
+    Join,
+    Learned,
+    Lerp,
+    LowRank,
+    Orthogonal,
+    Project,
+    Ramp,
+    ShakeDrop,
+    ShapeError,
+    Shortcut,
+    Skip,
+    Slice,
+    Swapout,
+    Warmup,
+    Weighted,
+    every,
+    relu,
+    set_step,
+)
+
+
+@pytest.mark.parametrize("part", ["path", "scale", "path_scale", "act"])
+def test_a_module_of_torch_is_not_shared_by_two_shortcuts(part):
+    module = nn.PReLU(4)
+    with pytest.raises(ChainError, match="same PReLU object"):
+        Chain(Dense(4, 4), Dense(4, 4), wiring=[Shortcut(k, k + 1, **{part: module}) for k in (0, 1)])
+    with pytest.raises(ChainError, match="share the weights of one"):
+        every(1, **{part: module})
+    with pytest.raises(ChainError, match="share the weights of one BatchNorm"):
+        every(1, **{part: BatchNorm()})
+    free = nn.ReLU()
+    assert Chain(Dense(4, 4), Dense(4, 4), wiring=every(1, **{part: free}))(torch.zeros(1, 4)).shape == (1, 4)
+
+
+def test_constants_survive_the_meta_device():
+    def make() -> Skip:
+        return Skip(Conv(4, 8, 3, stride=2, padding=1), path=Project(down="blur"))
+
+    held = make().eval()
+    with torch.device("meta"):
+        net = make().eval()
+    net.to_empty(device="cpu")
+    net.load_state_dict(held.state_dict())
+    x = torch.randn(1, 4, 8, 8)
+    assert torch.equal(net(x), held(x))
+
+
+@pytest.mark.parametrize("gain", [{"scale": Warmup(4)}, {"drop": Drop(0.4, mode="batch", warmup=9)}])
+def test_checkpointing_counts_a_step_once(gain):
+    torch.manual_seed(0)
+    net = Skip(Dense(6, 6), **gain).train()
+    x = torch.randn(2, 6, requires_grad=True)
+    found = []
+    for run in (net, lambda x: checkpoint(net, x, use_reentrant=False)):
+        set_step(net, 0)
+        torch.manual_seed(1)
+        found.append(torch.autograd.grad(run(x).square().sum(), x)[0])
+        assert [int(m.step) for m in net.modules() if hasattr(m, "step")] == [1]
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Skip(Dense(3, 3), drop=0.5), lambda: Skip(Dense(3, 3), drop=ShakeDrop(0.5)),
+             lambda: Skip(Dense(3, 3), merge=Swapout())],
+)  # fmt: skip
+def test_vmap_draws_for_each(make):
+    net = make().train()
+    out = torch.func.vmap(net, randomness="different")(torch.ones(200, 1, 3))
+    assert len(out.reshape(200, -1).unique(dim=0)) > 1
+
+
+def test_half_precision_drops_as_often():
+    torch.manual_seed(0)
+    drop = Drop(0.001, mode="element").make()
+    x = torch.ones(2000, 1000, dtype=torch.bfloat16)
+    assert abs(float((drop(x) == 0).float().mean()) - 0.001) < 2e-4
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Skip(Dense(4, 4), merge="weighted"),
+        lambda: Skip(Dense(4, 4), path=Householder(Learned(0.5))),
+        lambda: Skip(Dense(4, 4), path="detach"),
+        lambda: Skip(Conv(4, 4, 3, stride=2, padding=1), path="resize", input=(4, 8, 8)),
+    ],
+)
+def test_fx_follows(make):
+    net = make().eval()
+    x = torch.randn(2, *net.plan.input.shape)
+    assert torch.equal(torch.fx.symbolic_trace(net)(x), net(x))
+
+
+def test_resize_rounds_up_as_strides_do():
+    net = Skip(Conv(4, 8, 3, stride=2, padding=1), path=["resize", "project"], input=(4, 9, 9))
+    for side in (9, 18, 7, 8):
+        assert net(torch.zeros(1, 4, side, side)).shape == (1, 8, -(-side // 2), -(-side // 2))
+
+
+def test_words_are_their_recipes():
+    assert Shortcut(0, 1, path=Project()) == Shortcut(0, 1, path="project")
+    assert Shortcut(0, 1, merge=Weighted) == Shortcut(0, 1, merge="weighted")
+    assert Shortcut(0, 1, drop=Drop(0.1)) == Shortcut(0, 1, drop=0.1)
+    assert Shortcut(0, 1, scale=Learned) == Shortcut(0, 1, scale=Learned())
+    assert len({Shortcut(0, 1, path=Project()), Shortcut(0, 1, path="project")}) == 1
+    net = Chain(Dense(4, 5), wiring=[Shortcut(0, 1, path=Project())])
+    again = net.rewire(eval(repr(net.wiring)))
+    assert again.shortcuts["0->1"].path is net.shortcuts["0->1"].path
+
+
+def test_what_works_in_place_only_in_training_is_caught():
+    class Halved(nn.Module):
+        def forward(self, x):
+            return x.mul_(0.5) if self.training else x * 0.5
+
+    for part in ("path", "path_scale"):
+        with pytest.raises(ChainError, match="changes one of the values it merges in place"):
+            Chain(Dense(4, 4), Dense(4, 4), wiring=[Shortcut(1, 2, **{part: Halved()})])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"scale": Anneal}, r"Anneal is a class that has something to be said: write Anneal\(...\)"),
+        ({"path": LowRank}, r"write LowRank\(...\)"),
+        ({"merge": DualPath}, r"write DualPath\(...\)"),
+        ({"scale": torch.sigmoid}, r"such as nn.Sigmoid\(\)"),
+        ({"scale": Warmup}, "one that makes a gain has to be called"),
+        ({"scale": nn.Linear(5, 6)}, r"its scale nn.Linear\(5, 6\) takes 5 features, and the value has 6"),
+        ({"act": nn.Linear(5, 6)}, r"its act nn.Linear\(5, 6\) takes 5 features, and the value has 6"),
+        ({"scale": nn.LSTM(6, 6)}, "fails in its scale"),
+        ({"drop": Drop}, r"Drop\(...\) or ShakeDrop\(...\)"),
+        ({"path": Slice(0, 3)}, r'write path=\[Slice\(stop=3\), "project"\]'),
+        ({"drop": nn.Dropout(0.5)}, "must be a probability"),
+    ],
+)
+def test_errors_name_the_part_and_the_fix(options, said):
+    with pytest.raises(ChainError, match=said) as told:
+        Skip(Dense(6, 6), **options)
+    assert "test_faults.py:" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ShakeDrop(0.5, alpha=5),
+        lambda: Join(columns=5),
+        lambda: Join(columns=(-1, 0)),
+        lambda: Gate("x"),
+        lambda: Lerp(float("nan")),
+        lambda: Orthogonal(-1.0),
+        lambda: Cat(axis=1.5),
+        lambda: Project(norm="bn"),
+        lambda: Project(norm=nn.BatchNorm1d(5)),
+        lambda: Skip(Dense(6, 5), path=Project(norm=relu)),
+        lambda: Householder(Learned(Ramp(0, 1))),
+        lambda: Ramp(0, 1).over(2.5),
+        lambda: every(1, scale=Ramp),
+        lambda: every(1, drop=Drop(Ramp(0, 1)))(3),
+    ],
+)
+def test_bad_recipes_are_refused_in_words(make):
+    with pytest.raises(ChainError):
+        make()
+
+
+def test_lists_in_recipes_hash():
+    assert hash(Shortcut(0, 1, drop=ShakeDrop(0.5, alpha=[-1, 1]))) == hash(Shortcut(0, 1, drop=ShakeDrop(0.5)))
+    assert Join(columns=[0, 1]) == Join(columns=(0, 1))
+
+
+def test_a_replaced_layer_leaves_no_projection_behind():
+    net = Chain(a=Dense(5, 4), wiring=[Shortcut(0, 1, path="project")])
+    same = net.replace("a", Dense(5, 5))
+    assert [n for n, _ in same.named_parameters()] == ["a.weight", "a.bias"]
+    with pytest.raises(ShapeError):
+        net.rewire([Shortcut(0, 1)])
