@@ -119,7 +119,7 @@ class DiracConv(Conv):
         twin = twin.to(self.weight.device, self.weight.dtype).train(self.training)
         with torch.no_grad():
             twin.weight.copy_(self.effective_weight())
-            if self.bias is not None:
+            if self.bias is not None and twin.bias is not None:
                 twin.bias.copy_(self.bias)
         return twin
 

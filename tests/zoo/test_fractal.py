@@ -14,7 +14,7 @@ from skipway.merges.random import JoinModule
 from skipway.zoo.cost import count
 from skipway.zoo.fractal import column, fractal, fractalnet
 
-SMALL = {"widths": (4, 8), "dropout": (0.0, 0.0)}
+SMALL = {"widths": (4, 8), "dropout": 0}
 
 
 def oracle(columns, widths, classes=10):
@@ -139,10 +139,17 @@ def test_copies():
 
 
 def test_dropout_is_before_the_norm():
-    net = fractalnet(2, (4, 8), dropout=(0.0, 0.4))
+    net = fractalnet(2, (4, 8), dropout=(0.0, 0.4))  # the paper has it for the last block
     assert [type(m).__name__ for m in net["block2"][0]][1:3] == ["Dropout", "BatchNorm"]
     assert not any(isinstance(m, nn.Dropout) for m in net["block1"].modules())
     assert sum(isinstance(m, nn.Dropout) for m in net["block2"].modules()) == 3
+
+
+def test_dropout_of_the_paper():
+    net = fractalnet(1, (2,) * 5)
+    found = [[m.p for m in net[f"block{i}"].modules() if isinstance(m, nn.Dropout)] for i in range(1, 6)]
+    assert found == [[], [0.1], [0.2], [0.3], [0.4]]
+    assert not any(isinstance(m, nn.Dropout) for m in fractalnet(1, (2, 2), dropout=0).modules())
 
 
 def test_glorot_init():
@@ -156,7 +163,8 @@ def test_glorot_init():
     ("make", "words"),
     [
         (lambda: fractalnet(0), "columns= is C of 1605.07648"),
-        (lambda: fractalnet(2, (4, 8)), "a probability for each of the 2 blocks"),
+        (lambda: fractalnet(2, (4, 8), dropout=(0, 0, 0)), "a probability for each of the 2 blocks"),
+        (lambda: fractalnet(2, ()), "each of the 0 blocks"),
         (lambda: fractalnet(2, **SMALL, drop_path=1.0), r"Join: drop is a probability in \[0, 1\)"),
         (lambda: fractalnet(2, **SMALL, share=2.0), "share is a probability"),
         (lambda: column(fractalnet(2, **SMALL), 2), "there are 2 columns, 0 to 1: no column 2"),

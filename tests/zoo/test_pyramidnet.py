@@ -82,6 +82,7 @@ def test_with_alpha_0_it_does_not_widen():
     [
         (lambda: pyramidnet(111), r"pyramidnet: depth= is 6n \+ 2 .*not 111: take 110 or 116"),
         (lambda: pyramidnet(165), r"9n \+ 2 .*take 164 or 173"),
+        (lambda: pyramidnet("110"), r"depth= is 6n \+ 2 .*not '110'"),
         (lambda: pyramidnet(20, -1), "alpha= is the widening factor"),
         (lambda: pyramidnet(20, "48"), "alpha= is the widening factor"),
     ],

@@ -77,7 +77,7 @@ def fractalnet(
     widths: Sequence[int] = (64, 128, 256, 512, 512),
     drop_path: float = 0.15,
     share: float = 0.5,
-    dropout: Sequence[float] = (0.0, 0.1, 0.2, 0.3, 0.4),
+    dropout: float | Sequence[float] | None = None,
     num_classes: int = 10,
     in_channels: int = 3,
 ) -> Chain:
@@ -99,25 +99,28 @@ def fractalnet(
         of the training forwards, in which all joins of the net let the same one column through, drawn anew for every
         batch (:func:`skipway.global_drop_path`).
     dropout:
-        probability of dropout after the convolutions of each block.
+        probability of dropout after the convolutions, one for all blocks or one for each; by default that of the paper,
+        0, 0.1, 0.2, 0.3 and 0.4.
 
     Weights begin as Glorot and Bengio draw them (uniform).
 
     Raises
     ------
     ChainError
-        for less than one column, or as many probabilities of dropout as there are no blocks for.
+        for less than one column, or not as many probabilities of dropout as there are blocks.
 
-    >>> net = fractalnet(columns=2, widths=(4, 8), dropout=(0, 0))
+    >>> net = fractalnet(columns=2, widths=(4, 8))
     >>> [len(net["block1"]), net["block1"].wiring[0].label, net["block1"].shortcuts["0->2"].path[0]]
     [2, '0->2', Conv2d(3, 4, 3, padding=1, bias=False)]
     """
     if isinstance(columns, bool) or not isinstance(columns, int) or columns < 1:
         raise ChainError(f"columns= is C of 1605.07648, a positive whole number, not {columns!r}")
+    if dropout is None:
+        dropout = [i / 10 for i in range(len(widths))]
+    elif isinstance(dropout, (int, float)):
+        dropout = [dropout] * len(widths)
     if not widths or len(dropout) != len(widths):
-        raise ChainError(
-            f"dropout= says a probability for each of the {len(widths)} blocks of widths=, not {dropout!r}"
-        )
+        raise ChainError(f"dropout= has a probability for each of the {len(widths)} blocks of widths=, not {dropout!r}")
     parts: dict[str, Any] = {}
     start = in_channels
     for i, (width, p) in enumerate(zip(widths, dropout, strict=True), 1):
@@ -140,7 +143,7 @@ def column(net: Chain, which: int) -> Chain:
 
     Raises ``ChainError`` for a column that is not there.
 
-    >>> net = fractalnet(columns=3, widths=(4, 8), dropout=(0, 0))
+    >>> net = fractalnet(columns=3, widths=(4, 8))
     >>> [[len(column(net, c)[f"block{b}"]) for b in (1, 2)] for c in (0, 1, 2)]
     [[1, 1], [2, 2], [4, 4]]
     """

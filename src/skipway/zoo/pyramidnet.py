@@ -77,7 +77,7 @@ def pyramidnet(
     >>> [b.plan.output.shape[0] for b in pyramidnet(20, alpha=48)["stage1"]], pyramidnet(20, alpha=48)["head"]
     ([21, 27, 32], Dense(64, 10))
     """
-    deep = depth >= 164 if bottleneck is None else bottleneck
+    deep = isinstance(depth, int) and depth >= 164 if bottleneck is None else bottleneck
     n = stage_length(depth, "pyramidnet", 9 if deep else 6)
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 <= alpha < math.inf:
         raise ChainError(f"alpha= is the widening factor of 1610.02915, the channels added in all, not {alpha!r}")
