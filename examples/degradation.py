@@ -29,10 +29,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from skipway import BatchNorm, Chain, Dense, Learned, data, every, relu, zoo
-from skipway.study import compare
+from skipway.study import compare, signal
 from skipway.zoo.initialise import he
 
 WIDTH = 32
@@ -65,13 +64,11 @@ def nets(depth: int) -> dict[str, Callable[[], Chain]]:
     }
 
 
-def gradient_ratio(net: Chain, x: torch.Tensor, y: torch.Tensor) -> float:
-    """The norm of the loss's gradient where the body begins, over that where it ends: 1 where nothing is lost."""
-    # in double precision, since what grows by a fifth a layer has no room in single after 500 layers
-    values = net.double().features(x.double(), at=["stem", "body", "output"])
-    loss = cross_entropy(values["output"], y)
-    first, last = torch.autograd.grad(loss, [values["stem"], values["body"]])
-    return float(first.norm() / last.norm())
+def gradient_ratio(make: Callable[[], Chain], x: torch.Tensor, seeds: int) -> float:
+    """The norm of the gradient where the body begins, over that where it ends: 1 where all of it arrives."""
+    found = signal(make, x, seeds=seeds)
+    norms = dict(zip(found.names, found.mean("backward"), strict=True))
+    return norms["stem"] / norms["body"]
 
 
 def measure(depth: int, epochs: int, seeds: int, train: data.Split, test: data.Split) -> dict[str, Result]:
@@ -80,13 +77,10 @@ def measure(depth: int, epochs: int, seeds: int, train: data.Split, test: data.S
     )  # fmt: skip
     results = {}
     for name, make in nets(depth).items():
-        ratios = []
-        for seed in range(seeds):
-            torch.manual_seed(seed)  # the weights that this seed began with above
-            ratios.append(gradient_ratio(make(), *train[:500]))
         ends = [(run.last("train_loss"), run.last("test_accuracy"), run.seconds) for run in done.of(name)]
         losses, accuracies, seconds = zip(*[[math.nan if v is None else v for v in end] for end in ends], strict=True)
-        results[name] = Result(*map(statistics.mean, (losses, accuracies, ratios, seconds)))
+        loss, accuracy, took = map(statistics.mean, (losses, accuracies, seconds))
+        results[name] = Result(loss, accuracy, gradient_ratio(make, train.x[:500], seeds), took)
     return results
 
 

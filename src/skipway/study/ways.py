@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import nn
-
 from skipway.chain import Chain
 from skipway.errors import ChainError
 from skipway.functional import relu
@@ -83,8 +81,6 @@ def he(net: Chain) -> Chain:
     >>> bool((he(Chain(Dense(4, 3, relu)))[0].bias == 0).all())
     True
     """
-    for module in net.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            nn.init.zeros_(module.bias)
-    return net
+    from skipway.zoo import initialise  # not needed where nothing is compared
+
+    return initialise.he(net, "fan_in", dense=True)
