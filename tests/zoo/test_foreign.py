@@ -26,6 +26,7 @@ from skipway import (
     Project,
     Shortcut,
     Skip,
+    SqueezeExcite,
     every,
     relu,
     zoo,
@@ -41,10 +42,12 @@ spec.loader.exec_module(bench)
 CASES = {case.name: case for case in bench.CASES}
 #: those that are run, and not only matched
 RUN = [
-    "torchvision-resnet18", "timm-resnet18", "torchvision-resnet50", "timm-resnext50_32x4d",
-    pytest.param("torchvision-wide_resnet50_2", marks=pytest.mark.slow),
-    "torchvision-densenet121", "timm-densenet121", "torchvision-convnext_tiny", "timm-convnext_tiny",
-    "timm-repvgg_a0", "timm-resnet50d", "timm-vit_tiny_patch16_224",
+    "torchvision-resnet18", "timm-resnet18", "torchvision-resnet50", "timm-resnext50_32x4d", "torchvision-densenet121",
+    "torchvision-convnext_tiny", "timm-repvgg_a0", "timm-seresnet50", "timm-dpn68", "timm-rdnet_tiny",
+    "timm-vit_tiny_patch16_224",
+    *[pytest.param(name, marks=pytest.mark.slow) for name in (
+        "torchvision-wide_resnet50_2", "timm-densenet121", "timm-convnext_tiny", "timm-resnet50d",
+    )],
 ]  # fmt: skip
 DEEP = re.compile("101|152|161|169|201|large|base|b1g4|mobileone|vit_b")
 MATCHED = [pytest.param(name, marks=[pytest.mark.slow] * bool(DEEP.search(name))) for name in CASES]
@@ -250,6 +253,21 @@ def test_a_norm_by_itself_is_not_taken_for_the_one_behind_a_convolution():
     torch.testing.assert_close(net(x), theirs(x))
 
 
+def test_a_row_that_happens_to_hold_what_a_shortcut_owns_is_not_taken_for_it():
+    """Squeeze-and-excitation: the last convolution and the gate lie beside each other, and hold as much as the shortcut
+    with its projection and its gate."""
+    net = Chain(Skip(Conv(4, 8, 1, bias=False), BatchNorm(8), scale=SqueezeExcite(2), path=Project(norm=BatchNorm)))
+    shapes = {
+        "conv3.weight": (8, 4, 1, 1), **norm("bn3", 8),
+        "se.fc1.weight": (4, 8, 1, 1), "se.fc1.bias": (4,), "se.fc2.weight": (8, 4, 1, 1), "se.fc2.bias": (8,),
+        "downsample.0.weight": (8, 4, 1, 1), **norm("downsample.1", 8),
+    }  # fmt: skip
+    found = {entry.foreign: entry.own for entry in zoo.load(net, bench.weights(shapes)).entries}
+    assert found["conv3.weight"] == "0.0.weight"
+    assert found["bn3.running_var"] == "0.1.running_var"
+    assert found["downsample.1.bias"] == "0.shortcuts.input->output.path.1.bias"
+
+
 def test_a_row_of_layers_that_is_a_module_elsewhere():
     theirs = nn.ModuleDict({"stem": nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), "end": nn.Linear(2, 2)})
     net = Chain(Dense(2, 2), Dense(2, 2), Dense(2, 2))
@@ -326,6 +344,8 @@ def test_head_false_also_leaves_out_a_head_that_would_fit_and_one_that_is_not_th
         ("timm-wide_resnet50_2", "resnet50", {}, ["of another shape", "looks like another width of the same family",
          "layer1.0.conv1.weight (128, 64, 1, 1) for stage1.0.0.weight (64, 64, 1, 1)", "zoo.make('wide_resnet50_2')"]),
         ("timm-resnext50_32x4d", "resnet50", {}, ["another width of the same family", "zoo.make('resnext50_32x4d')"]),
+        ("timm-vit_tiny_patch16_224", "vit_tiny", {"image": 64, "residual": "layerscale"},
+         ["missing in the state dict (24)", "input->output.scale (192,)", "like the same net with other options"]),
         ("timm-resnet18", "densenet121", {}, ["another architecture", "zoo.make('resnet18')"]),
         ("timm-resnet18", "resnet18", {"in_channels": 1},
          ["its first layer reads 3 channels and this net's 1", "with in_channels=3"]),
