@@ -257,3 +257,12 @@ def test_wirings_of_one_chain_differ_in_their_signal():
     plain = signal(chain(12, "act"), seeds=2)
     overlapping = signal(chain(12, "act", sliding(4, scale=0.5)), seeds=2)
     assert overlapping.gradient_ratio > plain.gradient_ratio
+
+
+def test_a_step_at_one_layer_is_no_law_and_few_layers_are_none():
+    names, depths = tuple(map(str, range(41))), tuple(range(41))
+    level = (None,) * 41
+    step = Signal(names, depths, ((1.0,) * 41,), ((30.0, *[1.0] * 40),), level, level)
+    assert step.verdict().startswith("Gradients keep their size from layer to layer, but for some steps: those at the")
+    few = Signal(names[:5], depths[:5], ((1.0,) * 5,), ((81.0, 27.0, 9.0, 3.0, 1.0),), level[:5], level[:5])
+    assert "81 times those at the output, over 4 layers, too few to tell a law." in few.verdict()

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: rows of the table, at most
 _SHOWN = 24
+#: layers below which a change is told, and no law
+_FEW = 8
 
 
 @dataclass(frozen=True)
@@ -281,10 +283,16 @@ def _law(what: str, way: str, depths: Sequence[int], sizes: Sequence[float], bac
     logs = [math.log(size) for size in sizes]
     change = logs[0] - logs[-1] if back else logs[-1] - logs[0]
     ends = ("those at the input are", "at the output") if back else ("those at the output are", "at the input")
-    if abs(change) < math.log(10) or depths[-1] == depths[0]:
-        return f"{what} keep their size: {ends[0]} {_times(math.exp(change))} times those {ends[1]}."
+    layers = depths[-1] - depths[0]
+    compared = f"{ends[0]} {_times(math.exp(change))} times those {ends[1]}"
+    if abs(change) < math.log(10):
+        return f"{what} keep their size: {compared}."
+    if layers < _FEW:
+        return f"{what} do not keep their size: {compared}, over {layers} layers, too few to tell a law."
     line, off_line = _fit(depths, logs)
     power, off_power = _fit([math.log1p(depth) for depth in depths], logs)
+    if max(abs(line) * layers, abs(power) * math.log1p(layers)) < math.log(10):
+        return f"{what} keep their size from layer to layer, but for some steps: {compared}."
     sign = -1 if back else 1
     if off_line <= off_power:
         rate = math.exp(sign * line)
