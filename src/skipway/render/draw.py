@@ -72,7 +72,10 @@ def in_notebook(chain: Any) -> str:
 
 
 def planned(chain: Any) -> Plan:
-    """The plan of a chain with all nested chains open, as the table has it."""
+    """The plan of a chain with all nested chains open, as the table has it; its own where there are none."""
+    if not nested(chain):
+        plan: Plan = chain.plan
+        return plan
     return Plan(chain, chain._form.value, opened=nested(chain), strict=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,11 +90,13 @@ def _module(chain: Any, where: str) -> Any:
 
 
 def _take_lanes(arcs: list[Arc]) -> None:
-    free_from: list[int] = []
+    busy: list[tuple[int, int]] = []
+    free: list[int] = []
     for arc in sorted(arcs, key=lambda a: (a.start, a.end)):
-        lane = next((i for i, row in enumerate(free_from) if row <= arc.start), len(free_from))
-        free_from[lane : lane + 1] = [arc.end]
-        arc.lane = lane
+        while busy and busy[0][0] <= arc.start:
+            heapq.heappush(free, heapq.heappop(busy)[1])
+        arc.lane = heapq.heappop(free) if free else len(busy)
+        heapq.heappush(busy, (arc.end, arc.lane))
 
 
 @dataclass(frozen=True)
