@@ -62,3 +62,9 @@ def test_options_of_the_resnet():
 def test_a_size_that_does_not_halve_is_told(net):
     with pytest.raises(ShapeError, match=r"shortcut 'm\d->m\d'"):
         net(torch.zeros(1, 3, 72, 72))
+
+
+def test_the_plain_twin_stays_small(net):
+    plain = net.plain()
+    assert plain(torch.zeros(1, 3, 64, 64)).shape == (1, 8, 2, 2)
+    assert not any(getattr(m, "wiring", ()) for m in plain.modules())

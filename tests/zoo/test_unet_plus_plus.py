@@ -82,3 +82,9 @@ def test_a_size_that_does_not_halve_is_told():
 def test_wrong_options(options, words):
     with pytest.raises(ChainError, match=words):
         unet_plus_plus(**options)
+
+
+def test_the_plain_twin_never_goes_back_down():
+    plain = unet_plus_plus(width=4, depth=2).plain()
+    # halved twice, doubled three times
+    assert plain(torch.zeros(1, 1, 16, 16)).shape == (1, 1, 32, 32)

@@ -46,6 +46,8 @@ def fpn(depth: int = 50, width: int = 256, in_channels: int = 3, **options: Any)
     The ResNet begins as in 1502.01852, the convolutions of the pyramid with a variance of 1 / fan-in and biases at 0,
     as in the authors' code.
 
+    ``net.plain()`` never goes back to a larger map, so that what leaves it is as small as p5.
+
     Raises
     ------
     ChainError

@@ -99,7 +99,7 @@ def linknet(in_channels: int = 3, num_classes: int = 19, width: int = 64) -> Cha
 NETS = {
     "linknet": Entry(linknet, figures=[
         parameters(11_535_635, COUNTED),
-        Figure("parameters", 11.5e6, "1707.03718, table 1", unit=1e5),
+        Figure("parameters", 11.5e6, "1707.03718, abstract", unit=1e5),
         Figure("projections", 3, "those of ResNet-18: nothing is projected on the way to a decoder"),
     ]),
 }  # fmt: skip

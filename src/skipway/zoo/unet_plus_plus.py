@@ -64,7 +64,7 @@ def unet_plus_plus(
         be put on each. Otherwise the last node alone has a head.
 
     Convolutions begin with a variance of 2 / fan-in (1502.01852), biases at 0. The authors' code puts dropout after
-    each convolution and elu in the place of relu.
+    each convolution and elu in the place of relu. ``net.plain()`` never goes back down, so that its image grows.
 
     Raises
     ------
