@@ -2,6 +2,7 @@
 
 from skipway.study.compare import compare
 from skipway.study.comparison import Comparison, Run
+from skipway.study.controls import Controls, controls
 from skipway.study.flow import Flow, Track
 from skipway.study.jacobian import Jacobian, Spectrum, jacobian
 from skipway.study.landscape import Landscape, landscape
@@ -9,11 +10,12 @@ from skipway.study.lesion import Lesion, lesion
 from skipway.study.paths import Paths, paths
 from skipway.study.shatter import Shatter, shatter
 from skipway.study.signal import Signal, signal
+from skipway.study.sweep import Sweep, sweep
 from skipway.study.telemetry import GradientFlow, gradient_flow
 from skipway.study.ways import Ways, ways
 
 __all__ = [
-    "Comparison", "Flow", "GradientFlow", "Jacobian", "Landscape", "Lesion", "Paths", "Run", "Shatter", "Signal",
-    "Spectrum", "Track", "Ways", "compare", "gradient_flow", "jacobian", "landscape", "lesion", "paths", "shatter",
-    "signal", "ways",
+    "Comparison", "Controls", "Flow", "GradientFlow", "Jacobian", "Landscape", "Lesion", "Paths", "Run", "Shatter",
+    "Signal", "Spectrum", "Sweep", "Track", "Ways", "compare", "controls", "gradient_flow", "jacobian", "landscape",
+    "lesion", "paths", "shatter", "signal", "sweep", "ways",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from torch.utils.data import DataLoader
 from skipway.chain import Chain
 from skipway.errors import SkipwayError, TrainError
 from skipway.study.comparison import Comparison, Run
+from skipway.study.controls import controls
+from skipway.study.kept import Kept, net_known, same_data
 from skipway.study.watch import Watch
 from skipway.train import History, State, fit
 from skipway.train.batches import TensorSource, source_of
@@ -30,7 +33,7 @@ Net = nn.Module | Callable[[], nn.Module]
 
 
 def compare(
-    nets: Mapping[str, Net],
+    nets: Mapping[str, Net] | Chain | Callable[[], Chain],
     train: Any,
     test: Any = None,
     *,
@@ -44,6 +47,7 @@ def compare(
     seed: int = 0,
     seeds: int = 1,
     threads: int | None = None,
+    run: str | Path | None = None,
     progress: bool = True,
 ) -> Comparison:
     """Train every net with the same options on the same data in the same order, and measure.
@@ -53,7 +57,9 @@ def compare(
     nets:
         name to net. A function without arguments is called once a seed, under that seed, so that functions that make
         the same layers in the same order begin with the same weights. A module is copied for every run, with its
-        weights; nothing you hold is trained.
+        weights; nothing you hold is trained. A single chain, or a function that makes one, is compared with its
+        controls: the plain twin, and plain nets with as many parameters and multiply-adds
+        (:func:`skipway.study.controls`).
     train, test, epochs, batch, lr, optimizer, loss, device, precision:
         as in :func:`skipway.fit`.
     seed, seeds:
@@ -61,6 +67,9 @@ def compare(
         ``nets``.
     threads:
         CPU threads for torch while this runs; None leaves them. For layers of some 64 wide, 1 is the fastest.
+    run:
+        a folder that keeps every run when it ends. With the same nets, options and data again, those in it are not
+        trained again: an interrupted comparison goes on, and more seeds and nets can be added.
     progress:
         False is silent. Otherwise bars on a terminal, and lines elsewhere.
 
@@ -73,6 +82,8 @@ def compare(
     TrainError, DataError, ChainError
         for everything that cannot be trained, with the name of the net, before the first net is trained. The random
         state and the number of threads are as before, however it ends.
+    CheckpointError
+        for a folder that cannot be written, or that keeps runs of other nets, options or data.
 
     >>> from skipway import Chain, Dense, Skip, relu
     >>> x = torch.linspace(-1, 1, 60).unsqueeze(1)
@@ -90,6 +101,10 @@ def compare(
         raise TrainError(f"seeds must be a whole number of at least 1, not {seeds!r}")
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise TrainError(f"threads must be a whole number of at least 1, not {threads!r}")
+    notes: dict[str, str] = {}
+    if isinstance(nets, Chain) or (callable(nets) and not isinstance(nets, nn.Module)):
+        made_of = controls(nets)
+        nets, notes = made_of.nets, made_of.notes
     if not isinstance(nets, Mapping) or not nets:
         raise TrainError("compare takes at least one net, as {name: net}")
     on = choose_device(device)
@@ -98,16 +113,24 @@ def compare(
         "precision": precision,
     }  # fmt: skip
     told = {**options, "device": str(on), "optimizer": _word(optimizer), "loss": _word(loss)}
+    told |= {"controls": notes} if notes else {}
     result = Comparison([], {**told, "seed": seed, "seeds": seeds, "threads": threads}, _chance(test), _rows(test))
     with _as_found(on, threads):
         # what cannot work is told before minutes are spent on what can
         ready = {name: _start(name, net, seed, train, test, options) for name, net in nets.items()}
+        kept = Kept() if run is None else Kept.begin(
+            run, {k: v for k, v in told.items() if k not in ("device", "threads")},
+            same_data(train, test), {name: net_known(made, nets[name]) for name, (_, made) in ready.items()},
+        )  # fmt: skip
         with Watch([(name, s) for s in range(seed, seed + seeds) for name in nets], epochs, progress) as watch:
             for s in range(seed, seed + seeds):
                 for name, net in nets.items():
-                    run, made = ready.pop(name) if s == seed else _start(name, net, s, train, test, options)
-                    _train(run, made, train, test, options, watch)
-                    result.runs.append(run)
+                    one = kept.find(name, s)
+                    if one is None:
+                        one, made = ready.pop(name) if s == seed else _start(name, net, s, train, test, options)
+                        _train(one, made, train, test, options, watch)
+                        kept.keep(one)
+                    result.runs.append(one)
     return result
 
 
