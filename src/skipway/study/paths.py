@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from skipway.chain import Chain
 from skipway.errors import ChainError, DataError
 from skipway.graph import Edge, Node
+from skipway.study.given import Bar, whole
 from skipway.study.lengths import Place, Spread, Unit, length_of, places, places_of, spread
 from skipway.study.result import COLOURS, GREYS, Result, as_json
 from skipway.study.walk import Walk, fit_input, need_chain
@@ -180,13 +181,14 @@ class Paths(Result):
 
 def paths(
     net: Chain | Wiring,
-    data: tuple[Tensor, Tensor] | None = None,
+    data: Any = None,
     *,
     layers: int | None = None,
     unit: Unit = "layers",
     loss: str | Loss = "auto",
     samples: int = 12,
     seed: int = 0,
+    progress: bool = True,
 ) -> Paths:
     """Count all paths from input to output by their length, exactly, and measure which of them carry the gradient.
 
@@ -199,14 +201,17 @@ def paths(
     net:
         a chain, with chains inside; or a wiring alone, for ``layers`` layers.
     data:
-        a batch ``(x, y)``. With it, paths of each length are drawn at random, and the loss is taken back along one at a
-        time: forward, the whole net runs; backward, every merge lets only one of its values through.
+        a batch ``(x, y)``, or anything with ``.x`` and ``.y``. With it, paths of each length are drawn at random, and
+        the loss is taken back along one at a time: forward, the whole net runs; backward, every merge lets only one of
+        its values through.
     unit:
         what a path's length counts. ``"layers"`` are those with weights, also on the way of a shortcut (a projection);
         ``"blocks"`` are the merges to which it comes along the branch, as 1605.06431 counts. Closed modules count as
         long as they have weights.
     loss, samples, seed:
         the loss as in :func:`skipway.fit`, how many paths are drawn of each length, and by which seed.
+    progress:
+        False is silent; otherwise gradients say what they cost, and a terminal shows a bar.
 
     Raises
     ------
@@ -237,20 +242,20 @@ def paths(
     counted = Paths(known.counts(), unit)
     if data is None:
         return counted
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise ChainError(f"samples must be a whole number of at least 1, not {samples!r}")
-    if not isinstance(data, (tuple, list)) or len(data) != 2:
+    whole("paths", "samples", samples)
+    pair = (data.x, data.y) if hasattr(data, "x") and hasattr(data, "y") else data
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise DataError("paths takes data=(x, y), two tensors of equally many rows")
-    x, y = fit_input(chain, data[0], "paths"), data[1]
+    x, y = fit_input(chain, pair[0], "paths"), pair[1]
     if not isinstance(y, Tensor) or len(y) != len(x):
         raise DataError(f"paths: {len(x)} rows of x, and {len(y) if isinstance(y, Tensor) else 'none'} of y")
-    measured = _gradients(chain, found, known, counted.counts, unit, x, y, loss, samples, seed)
+    measured = _gradients(chain, found, known, counted.counts, unit, x, y, loss, samples, seed, progress)
     return Paths(counted.counts, unit, measured, samples, len(x), seed)
 
 
 def _gradients(
     net: Chain, found: list[Place], known: Spread, counts: tuple[int, ...], unit: Unit,
-    x: Tensor, y: Tensor, loss: str | Loss, samples: int, seed: int,
+    x: Tensor, y: Tensor, loss: str | Loss, samples: int, seed: int, progress: bool,
 ) -> tuple[tuple[int, float], ...]:  # fmt: skip
     """The mean norm of the gradient along one path, for up to 24 lengths from the shortest to the longest."""
     _, function = choose_loss(loss, net, y)
@@ -258,7 +263,9 @@ def _gradients(
     there = [k for k, count in enumerate(counts) if count]
     chosen = sorted({there[round(i * (len(there) - 1) / (_LENGTHS - 1))] for i in range(_LENGTHS)})
     measured = []
-    with untouched(net, x.device, train=True), torch.enable_grad():
+    cost = f"paths: {len(chosen) * samples} passes forward and back over {len(x):,} rows"
+    bar = Bar(cost, len(chosen) * samples, progress)
+    with untouched(net, x.device, train=True), torch.enable_grad(), bar:
         for length in chosen:
             norms = []
             for _ in range(samples):
@@ -267,6 +274,7 @@ def _gradients(
                 output = walk(start, meet=_only(way))
                 (gradient,) = torch.autograd.grad(function(output, y), start, allow_unused=True)
                 norms.append(0.0 if gradient is None else float(gradient.norm()))
+                bar.step()
             measured.append((length, sum(norms) / samples))
     return tuple(measured)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from skipway.chain import Chain
 from skipway.errors import ChainError
 from skipway.graph import Graph, Node
+from skipway.study.given import whole
 from skipway.study.lengths import length_of
 from skipway.study.result import COLOURS, GREYS, Result, aligned, as_json, short
 from skipway.study.theory import MeanField, Theory
@@ -168,9 +169,8 @@ def signal(
     >>> print(signal(net, seeds=2).verdict())  # doctest: +ELLIPSIS
     Gradients keep their size: those at the input are 1... times those at the output. Mean squares keep their size: ...
     """
-    for name, value in (("seeds", seeds), ("rows", rows)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ChainError(f"{name} must be a whole number of at least 1, not {value!r}")
+    whole("signal", "seeds", seeds)
+    whole("signal", "rows", rows)
     given = isinstance(net, torch.nn.Module) or not callable(net)
     used = (seed,) if given else tuple(range(seed, seed + seeds))
     states = random_states(torch.device("cpu"))
