@@ -169,7 +169,8 @@ def check_ready(net: nn.Module, train: Any, test: Any, *, options: dict[str, Any
     make_optimizer(options["optimizer"], net, options["lr"])
     for data, where in ((train, "train"), (test, "test")):
         if data is not None:
-            source = source_of(data, batch or 256, where, seed if where == "train" else None)
+            rows = batch or (None if isinstance(data, DataLoader) else 256)
+            source = source_of(data, rows, where, seed if where == "train" else None)
             output, y = try_forward(net, source, options["device"], where, options["precision"] == "bf16")
             name, function = choose_loss(loss, net, y)
             check_fit(output, y, source, where, name, function)

@@ -155,7 +155,9 @@ class Flow(Result):
                 for n, track in enumerate(tracks):
                     shade = shades(0.1 + 0.9 * n / max(1, len(tracks) - 1))
                     values = [math.nan if v is None else v for v in track.values]
-                    axes.plot(self.steps, values, color=shade, linewidth=1)
+                    ends = track.name if n in (0, len(tracks) - 1) else None
+                    axes.plot(self.steps, values, color=shade, linewidth=1, label=ends)
+                axes.legend(fontsize="small")
             known = [v for t in tracks for v in t.values if v is not None and math.isfinite(v)]
             if kind in ("gradient", "ratio") and known and min(known) > 0:
                 axes.set_yscale("log")
