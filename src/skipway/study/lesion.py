@@ -61,7 +61,7 @@ class Cut:
     interaction: Change | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Lesion(Result):
     """What :func:`lesion` measured: the whole net, and every cut."""
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _LENGTHS = 24
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Paths(Result):
     """All paths from input to output: what :func:`paths` gives.
 

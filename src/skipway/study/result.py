@@ -34,6 +34,10 @@ class Result:
     def __str__(self) -> str:
         return self.table()
 
+    def __repr__(self) -> str:
+        # for those made with repr=False: thousands of numbers tell less at a prompt than the table
+        return self.table()
+
     def __rich__(self) -> Any:
         from rich.table import Table
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Shatter(Result):
     """What :func:`shatter` measured: how alike gradients are at points so many steps apart.
 

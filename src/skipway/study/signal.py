@@ -32,7 +32,7 @@ _SHOWN = 24
 _FEW = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Signal(Result):
     """What :func:`signal` measured, value by value along the trunk.
 
