@@ -65,12 +65,14 @@ def _count(connection: Any, *parts: str) -> str:
     return f" ({total:,})" if total else ""
 
 
-def on_arc(link: Link) -> str:
-    """What stands on an arc: the name it was given, its path and what that is multiplied by, their parameters."""
+def on_arc(link: Link, *, number: bool = True) -> str:
+    """What stands on an arc: the name it was given, its path and what that is multiplied by, their parameters; with
+    ``number`` also how many shortcuts it stands for, where they end at values that are not drawn."""
     w, edge = link.words, link.edge
     told = [t for t in (edge.shortcut.name, _path(link), w.path_scale) if t]
     text = " · ".join(told) + _count(edge.connection, "path", "path_scale")
-    many = f"{len(link.arcs):,} shortcuts" if (link.leaves_inside or link.ends_inside) and len(link.arcs) > 1 else ""
+    several = number and len(link.arcs) > 1 and (link.leaves_inside or link.ends_inside)
+    many = f"{len(link.arcs):,} shortcuts" if several else ""
     return " · ".join(t for t in (text, many) if t)
 
 
@@ -231,7 +233,7 @@ def head(chain: Any, plan: Any, parameters: int) -> list[tuple[str, str]]:
 
 def common(view: View) -> str:
     """What stands on every arc alike, so that it can be said once; empty where they differ or are few."""
-    told = Counter(on_arc(link) for link in view.links)
+    told = Counter(on_arc(link, number=False) for link in view.links)
     return next(iter(told)) if len(told) == 1 and len(view.links) > 6 else ""
 
 
@@ -256,7 +258,8 @@ def legend(view: View, unplaced: Sequence[int], *, short: bool = False) -> list[
     if same:
         told.append(("", f"every shortcut: {same}"))
     elif unplaced:
-        counted = Counter(on_arc(view.links[i]) for i in unplaced)
+        counted = Counter(on_arc(view.links[i], number=False) for i in unplaced)
+        counted.pop("", None)
         for text, n in counted.most_common(4):
             told.append(("", f"{n:,} shortcut{'s' * (n > 1)}: {text}"))
         if len(counted) > 4:
