@@ -112,7 +112,7 @@ def compare(
         "epochs": epochs, "batch": batch, "lr": lr, "optimizer": optimizer, "loss": loss, "device": on,
         "precision": precision,
     }  # fmt: skip
-    told = {**options, "device": str(on), "optimizer": _word(optimizer), "loss": _word(loss)}
+    told: dict[str, Any] = {**options, "device": str(on), "optimizer": _word(optimizer), "loss": _word(loss)}
     told |= {"controls": notes} if notes else {}
     result = Comparison([], {**told, "seed": seed, "seeds": seeds, "threads": threads}, _chance(test), _rows(test))
     with _as_found(on, threads):

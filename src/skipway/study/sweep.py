@@ -75,38 +75,37 @@ class Sweep(Result):
         return made
 
     def plot(self, path: str | Path | None = None) -> Figure:
-        """Accuracy (loss, where nothing was tested) of every wiring with its range over seeds, and the loss over the
-        mean length of a path. Written to ``path`` if given.
+        """Test accuracy (where something was tested), training loss and mean length of a path, a line a wiring: the
+        mean, and the range over seeds. Written to ``path`` if given.
         """
         from matplotlib.figure import Figure
 
         names = self.names
-        figure = Figure(figsize=(11, 1.6 + 0.34 * max(6, len(names))), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        tested = any(self.of(name) for name in names)
-        what, title = ("test_accuracy", "test accuracy") if tested else ("train_loss", "training loss")
-        for place, name in enumerate(names):
-            wired = bool(self.comparison.of(name)[0].shortcuts)
-            colour = COLOURS[0] if wired else GREYS[0]
-            values, losses = self.of(name, what), self.of(name, "train_loss")
-            if values:
-                left.plot([min(values), max(values)], [place, place], color=colour, linewidth=2, alpha=0.5)
-                left.plot([sum(values) / len(values)], [place], color=colour, marker="o")
-            if losses:
-                mean = self.paths[name].mean
-                right.plot([mean] * len(losses), losses, color=colour, marker="o", markersize=4, linestyle="")
-                right.annotate(name, (mean, min(losses)), fontsize=7, xytext=(3, -8), textcoords="offset points")
-        left.set_yticks(range(len(names)), [name if len(name) < 40 else f"{name[:37]}..." for name in names])
-        left.set_ylim(len(names) - 0.5, -0.5)
-        left.set_xlabel(title)
-        if tested and self.comparison.chance is not None:
-            left.axvline(self.comparison.chance, color="black", linestyle=":", linewidth=1)
-        right.set(xlabel="mean length of a path in layers", ylabel="training loss")
-        known = [v for name in names for v in self.of(name, "train_loss")]
-        if known and min(known) > 0:
-            right.set_yscale("log")
-        for axes in (left, right):
-            axes.grid(alpha=0.3)
+        panels = {
+            "test accuracy": "test_accuracy",
+            "training loss": "train_loss",
+            "mean length of a path, in layers": "",
+        }
+        if not any(self.of(name) for name in names):
+            del panels["test accuracy"]
+        figure = Figure(figsize=(4.2 * len(panels), 1.6 + 0.3 * max(6, len(names))), layout="constrained")
+        axes = figure.subplots(1, len(panels), sharey=True)
+        for one, (title, what) in zip(axes, panels.items(), strict=True):
+            for place, name in enumerate(names):
+                colour = COLOURS[0] if self.comparison.of(name)[0].shortcuts else GREYS[0]
+                values = self.of(name, what) if what else (self.paths[name].mean,)
+                if values:
+                    one.plot([min(values), max(values)], [place, place], color=colour, linewidth=2, alpha=0.5)
+                    one.plot([sum(values) / len(values)], [place], color=colour, marker="o")
+            known = [v for name in names for v in self.of(name, "train_loss")]
+            if what == "train_loss" and known and min(known) > 0 and max(known) > 20 * min(known):
+                one.set_xscale("log")
+            if what == "test_accuracy" and self.comparison.chance is not None:
+                one.axvline(self.comparison.chance, color="black", linestyle=":", linewidth=1)
+            one.set_xlabel(title)
+            one.grid(alpha=0.3)
+        axes[0].set_yticks(range(len(names)), [name if len(name) < 40 else f"{name[:37]}..." for name in names])
+        axes[0].set_ylim(len(names) - 0.5, -0.5)
         if path is not None:
             figure.savefig(path, dpi=150)
         return figure
