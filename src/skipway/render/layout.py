@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -178,5 +179,6 @@ def _drop(drop: Any) -> str:
 
 
 def _lower(thing: Any) -> str:
-    """The name of a recipe's class, or of a function, as a word."""
-    return getattr(thing, "__name__", None) or type(thing).__name__.lower()
+    """The name of a recipe's class as words, ``squeeze-excite``, or that of a function."""
+    name = getattr(thing, "__name__", None)
+    return str(name) if name else re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", type(thing).__name__).lower()

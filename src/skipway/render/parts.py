@@ -18,7 +18,8 @@ from .text import what
 
 _SAYS = {
     "add": "add", "sub": "subtract the branch", "mul": "multiply", "cat": "concatenate", "mean": "mean",
-    "max": "maximum", "min": "minimum", "gate": "gate",
+    "max": "maximum", "min": "minimum", "gate": "gate", "weighted": "weighted sum",
+    "replace": "replace the branch",
 }  # fmt: skip
 
 
