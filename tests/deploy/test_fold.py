@@ -350,6 +350,30 @@ def test_a_layer_says_what_it_is():
     assert net.report.folds[0].kind == "what a layer says it is in eval mode"
 
 
+class Shifted(nn.Module):
+    """One learned number, added: a layer of a user's own, that says what it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, x):
+        return x + self.shift
+
+    def folded(self):
+        made = PerChannel(1)
+        made.shift.data.fill_(self.shift.detach())
+        return made
+
+
+def test_a_layer_of_ones_own_says_what_it_is():
+    net = folded(Chain(Shifted(), Dense(4, 4), Shifted(), relu, Dense(4, 2), Shifted(), input=4))
+    assert repr(net) == "Chain(Dense(4, 4, relu), Dense(4, 2))"
+    net = folded(Chain(Conv(3, 3, 3, relu), Shifted(), Conv(3, 3, 3, padding=1), input=(3, 6, 6)))
+    assert refusals(net)["scale stays 1"].endswith("pads with zeros, which are not shifted")
+    assert [type(layer) for layer in net][1] is PerChannel
+
+
 @pytest.mark.parametrize("wrap", [parametrizations.weight_norm, parametrizations.orthogonal])
 def test_computed_weights_are_stored(wrap):
     net = folded(Chain(wrap(nn.Linear(4, 4)), BatchNorm(4)))

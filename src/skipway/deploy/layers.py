@@ -170,6 +170,9 @@ def read(layer: Any, rank: int | None, width: int | None = None) -> Linear | Non
             scale = scale * _exact(layer.weight)
         shift = -_exact(layer.running_mean) * scale
         return Affine(scale, shift if layer.bias is None else shift + _exact(layer.bias), -rank)
+    if of is PerChannel:
+        scale, shift = _exact(layer.scale).flatten(), _exact(layer.shift).flatten()
+        return Affine(scale, shift, layer.axis) if layer.width > 1 else Affine(scale[0], shift[0])
     if of is Padding:
         layer = layer.pad
     if isinstance(layer, SliceTo) and width is not None:
@@ -210,13 +213,20 @@ def shares(merge: Any, made: Any, count: int) -> list[float] | None:
 
 
 def says_itself(layer: Any) -> bool:
-    """Whether a layer has a ``folded()`` that says what plain layer it is in eval mode, as ``DiracConv`` does."""
+    """Whether a layer has a ``folded()`` that says what plain layer it is in eval mode, as ``DiracConv`` does.
+
+    It is called on a copy in float64. What it makes is a layer of torch or skipway, a :class:`PerChannel` or a chain.
+    """
     return (
         isinstance(layer, nn.Module)
         and callable(getattr(layer, "folded", None))
         and not hooked(layer)
         and not is_tied(layer)
     )
+
+
+def is_norm(layer: Any) -> bool:
+    return isinstance(layer, _NORM)
 
 
 def parametrized(layer: Any) -> bool:

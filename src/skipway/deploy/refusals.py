@@ -5,7 +5,7 @@ from __future__ import annotations
 from skipway.words import describe_layer
 
 from .kernels import Affine
-from .layers import shares
+from .layers import is_norm, shares
 from .report import Notes
 from .row import Join, Step
 
@@ -16,7 +16,7 @@ def explain(row: list[Step], notes: Notes) -> None:
         if "alone" in step.why:
             notes.refuse(f"{type(step.layer).__name__} stays", step.name, step.why["alone"])
         if isinstance(step.linear, Affine) and not step.linear.nothing:
-            notes.refuse("norm stays", step.name, _why_norm(row, i))
+            notes.refuse("norm stays" if is_norm(step.layer) else "scale stays", step.name, _why_norm(row, i))
         if step.rows is not None:
             notes.refuse("branches stay apart", step.name, step.why.get("branches", "they are not linear"))
             for branch in step.rows:

@@ -24,6 +24,7 @@ from .layers import (
     is_global,
     is_max,
     is_mean,
+    is_norm,
     left_alone,
     own_act,
     parametrized,
@@ -321,7 +322,7 @@ def unite(done: Row, notes: Notes) -> bool:
     except Inexact as why:
         second.why["before"] = first.why["after"] = str(why)
         return False
-    what = _what(first.linear, second.linear)
+    what = _what(first, second)
     names = f"{told[0]} and {told[1]}"
     second.linear, second.changed = made, True
     second.layer, second.place, second.key, second.name = kept.layer, kept.place, kept.key, kept.name
@@ -331,10 +332,13 @@ def unite(done: Row, notes: Notes) -> bool:
     return True
 
 
-def _what(first: Linear, second: Linear) -> str:
-    if isinstance(first, Kernel):
-        return "two linear layers into one" if isinstance(second, Kernel) else "norm into the layer before it"
-    return "norm into the layer after it" if isinstance(second, Kernel) else "two norms into one"
+def _what(first: Step, second: Step) -> str:
+    if isinstance(first.linear, Kernel) and isinstance(second.linear, Kernel):
+        return "two linear layers into one"
+    if isinstance(first.linear, Affine) and isinstance(second.linear, Affine):
+        return "two norms or scales into one"
+    affine, where = (first, "after") if isinstance(first.linear, Affine) else (second, "before")
+    return f"{'norm' if is_norm(affine.layer) else 'scale'} into the layer {where} it"
 
 
 def _readers(step: Step) -> str:
