@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .errors import ChainError, nearest
+from .errors import ChainError, Misfit, nearest
 from .gains import Gain, as_drop, as_scale
-from .merges import Merge, Misfit, as_merge
+from .merges import Merge, as_merge
 from .paths import Path, as_path, close, takes
 from .probe import blamed, run
 from .shortcut import Shortcut
@@ -54,7 +54,7 @@ class Connection(nn.Module):
             self.path = hold(path.make(start, target))
         else:
             self.path = hold(path)
-            close(self.path, start)
+        close(self.path, start)
 
     def make_gains(self, shortcut: Shortcut, branch: Value) -> None:
         """Create the scale and the random drop of the branch."""
@@ -88,6 +88,11 @@ class Connection(nn.Module):
                     f"its {part} is for {gain.shape[0]} channels, and there are {value.width}",
                     "build a new chain with this shortcut, so that it gets a scale of that width",
                 )
+            if isinstance(gain, nn.Parameter) and value and not _lies_along(gain, value):
+                raise Misfit(
+                    f"its {part} of shape {tuple(gain.shape)} would broadcast over {show(value.shape)}",
+                    "make it (), or of the features and as many ones as axes follow",
+                )
 
     def make_merge(self, shortcut: Shortcut, branch: Value, brought: Sequence[Value]) -> None:
         """Create the merge, or raise :class:`~skipway.merges.Misfit`."""
@@ -104,7 +109,9 @@ class Connection(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in PARTS and self.__dict__.get("_made"):
-            kept = isinstance(value, (nn.Parameter, nn.Module)) and isinstance(getattr(self, name), type(value))
+            held = getattr(self, name)
+            kept = isinstance(value, (nn.Parameter, nn.Module)) and isinstance(held, type(value))
+            kept = kept and getattr(held, "shape", None) == getattr(value, "shape", None)
             if not kept:
                 raise ChainError(
                     f"a connection keeps the {name} its Shortcut says, since the forward is written from it: "
@@ -136,8 +143,21 @@ class Connection(nn.Module):
 
 def _gain(gain: Any, value: Value) -> Any:
     made = gain.make(value) if isinstance(gain, Gain) else gain
+    if made is not None and not isinstance(made, (float, int, nn.Parameter, nn.Module)):
+        raise ChainError(
+            f"{type(gain).__name__}.make gave a {type(made).__name__}, and a gain is a number, an nn.Parameter or an "
+            f"nn.Module"
+        )
     close(made, value)
     return made
+
+
+def _lies_along(gain: Tensor, value: Value) -> bool:
+    shapes = [t.shape for t in value.trials]
+    if any(gain.dim() >= len(shape) for shape in shapes):
+        return False
+    pairs = [(g, size) for shape in shapes for g, size in zip(reversed(gain.shape), reversed(shape), strict=False)]
+    return all(g in (1, size) for g, size in pairs)
 
 
 def _times(value: Tensor, gain: Any) -> Tensor:

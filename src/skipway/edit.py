@@ -98,9 +98,10 @@ def _stripped(chain: Chain, gone: list[Shortcut], items: Items) -> tuple[Items, 
     """
     stay = [s for s in chain.wiring if not any(s is g for g in gone)]
     acts: dict[int, list[Shortcut]] = {}
+    acting = _acting(chain, gone)
     for shortcut in gone:
         at = _place_of(chain, shortcut.end)
-        if shortcut.act is not None and at is not None:
+        if shortcut.act is not None and at is not None and id(shortcut) in acting:
             acts.setdefault(at, []).append(shortcut)
     if not acts:
         return items, [(s, s) for s in stay]
@@ -130,6 +131,16 @@ def _stripped(chain: Chain, gone: list[Shortcut], items: Items) -> tuple[Items, 
         onto = sum(order[id(g)] < order[id(s)] for g in acts.get(end, ())) if end is not None else 0
         pairs.append((s, s.moved(moved(s.start, after), moved(s.end, onto))))
     return made, pairs
+
+
+def _acting(chain: Chain, gone: list[Shortcut]) -> set[int]:
+    """Of the shortcuts that go, those whose activation nothing else applies.
+
+    Where several merge at once the activation comes once, after all of them: it stays theirs while one of them stays.
+    """
+    left = {id(s) for s in gone}
+    meetings = [[edge.shortcut for edge in edges] for node in Graph(chain).nodes for edges in node.meetings]
+    return {id(held[0]) for held in meetings if all(id(s) in left for s in held)}
 
 
 def _place_of(chain: Chain, end: int | str) -> int | None:

@@ -196,7 +196,8 @@ class Program:
     def _merges(self, node: Node, expression: str) -> str:
         meetings = node.meetings
         while meetings:
-            joined = self._joined([edges[0] for edges in meetings])
+            cats = isinstance(meetings[0][0].connection.merge, (CatLast, CatFirst))
+            joined = self._joined([edges[0] for edges in meetings]) if cats else 0
             if joined:
                 heads = [edges[0] for edges in meetings[:joined]]
                 merge = heads[0].connection.merge

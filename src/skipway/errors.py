@@ -16,6 +16,14 @@ class ChainError(SkipwayError, ValueError):
     """A chain, a shortcut or a wiring that cannot work as written."""
 
 
+class Misfit(ChainError):
+    """Two values that cannot be merged; carries the fix."""
+
+    def __init__(self, why: str, fix: str) -> None:
+        super().__init__(why)
+        self.why, self.fix = why, fix
+
+
 class ShapeError(ChainError):
     """Values whose shapes do not fit, at build or for the input of a forward."""
 

@@ -42,9 +42,11 @@ class Edge:
         """Whether it merges at once with another that ends at the same value."""
         a, b = self.shortcut, other.shortcut
         merge = as_merge(a.merge)
+        if not isinstance(merge, Merge) or not merge.joint:
+            return False
         same = merge == as_merge(b.merge) and as_drop(a.drop) == as_drop(b.drop)
         same = same and as_scale(a.scale) == as_scale(b.scale) and a.act == b.act
-        return isinstance(merge, Merge) and merge.joint and same and self.owner is other.owner
+        return same and self.owner is other.owner
 
     @property
     def connection(self) -> Any:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from .connection import Connection
-from .errors import ChainError, OpenChainError
+from .errors import ChainError, Misfit, OpenChainError
 from .graph import Edge, Node
 from .layer import parameters_made
-from .merges import Merge, Misfit, as_merge
-from .paths import Identity, Pad, Path, Project, along, as_path, takes
+from .merges import Merge, as_merge
+from .paths import Identity, Pad, Path, Project, along, as_path, close, takes
 from .probe import ProbeError, blamed, layout_of, run, watch_training
 from .shortcut import value_code
 from .value import UNKNOWN, Value
@@ -155,6 +155,9 @@ class Meeting:
         with blamed("merge"):
             merged = Value(run(head.merge, branch, *brought), branch.layout or brought[0].layout)
         if head.act is not None and merged:
+            if self.plan.close:
+                close(head.act, merged)
+                follow(head, self.node.owner)
             takes(head.act, merged, "its act")
             with blamed("act"):
                 merged = Value(run(head.act, merged), layout_of(head.act) or merged.layout)
@@ -185,12 +188,13 @@ def _named(edge: Edge) -> str:
 
 def follow(module: nn.Module, chain: nn.Module) -> None:
     """Put a new module where the rest of the chain is: on its device, in its precision and mode."""
-    own = next(parameters_made(module), None)
-    if own is None:
-        module.train(chain.training)
-        return
-    mine = {id(p) for p in parameters_made(module)}
-    like = next((p for p in parameters_made(chain) if p.is_floating_point() and id(p) not in mine), None)
-    if like is not None and (like.device != own.device or like.dtype != own.dtype):
-        module.to(like.device, like.dtype)
     module.train(chain.training)
+    if not module._modules and not module._parameters and not module._buffers:
+        return
+    held = [*parameters_made(module), *(b for m in module.modules() for b in m._buffers.values() if b is not None)]
+    mine = {id(t) for t in held}
+    like = next((p for p in parameters_made(chain) if p.is_floating_point() and id(p) not in mine), None)
+    if like is None:
+        return
+    if any(t.device != like.device or (t.is_floating_point() and t.dtype != like.dtype) for t in held):
+        module.to(like.device, like.dtype)

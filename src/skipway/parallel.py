@@ -135,13 +135,13 @@ class Parallel(Layer, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         values = [branch(x) for branch in self.branches]
-        if self.merge is not None:
-            return self.merge(*values)
         # a tracer has no shapes to compare, and runs what was planned
         checks = isinstance(self._joiner, Merge) and isinstance(values[0], Tensor) and not torch.jit.is_tracing()
         if checks and any(v.shape != values[0].shape for v in values):
             shapes = ", ".join(str(tuple(v.shape)) for v in values)
             raise ShapeError(f"Parallel ({self.source}): {self._joiner.word} needs equal shapes, and they are {shapes}")
+        if self.merge is not None:
+            return self.merge(*values)
         return values[0] if len(values) == 1 else self._joiner.many(values)
 
     def code(self) -> str:

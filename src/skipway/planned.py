@@ -193,7 +193,7 @@ class Planned(Spine):
             return self._hooked(self._run_checked)(self, x) if self._opened else self._run_checked(self, x)
         try:
             run = self._run if x.shape[1:] in self._verified else self._verify(x)
-            if self._opened:
+            if self._opened and run is not _one_sample:
                 run = self._hooked(run)
             return run(self, x)
         except Exception as error:

@@ -85,7 +85,8 @@ class BlurPool(Layer, nn.Module):
         if not 1 <= dims <= 3:
             raise ChainError(f"{self.code()} pools (N, C, size...), not {tuple(x.shape)}")
         conv = (F.conv1d, F.conv2d, F.conv3d)[dims - 1]
-        x = F.pad(x, [1, 1] * dims, mode="reflect")
+        one = any(side == 1 for side in x.shape[2:])  # has no neighbour to reflect
+        x = F.pad(x, [1, 1] * dims, mode="replicate" if one else "reflect")
         for axis in range(dims):  # one axis after the other: 3 + 3 products for 3 * 3
             shape, stride = [1] * dims, [1] * dims
             shape[axis], stride[axis] = 3, self.stride

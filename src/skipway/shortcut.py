@@ -65,11 +65,11 @@ class Shortcut:
 
     start: End
     end: End
-    merge: str | Merge | Callable[..., Tensor] = "add"
-    path: str | Path | Callable[..., Tensor] | Sequence[Any] = "identity"
+    merge: str | Merge | type[Merge] | Callable[..., Tensor] = "add"
+    path: str | Path | type[Path] | Callable[..., Tensor] | Sequence[Any] = "identity"
     act: Callable[..., Tensor] | None = None
-    scale: float | Gain | nn.Module | None = None
-    path_scale: float | Gain | nn.Module | None = None
+    scale: float | Gain | type[Gain] | nn.Module | None = None
+    path_scale: float | Gain | type[Gain] | nn.Module | None = None
     drop: float | Drop | ShakeDrop = 0.0
     tap: Literal["state", "branch"] = "state"
     name: str = ""
@@ -135,13 +135,15 @@ class Shortcut:
         args = [repr(self.start), repr(self.end)]
         for f in fields(self)[2:]:
             value = getattr(self, f.name)
-            if f.repr and value != f.default:
+            if f.repr and value != f.default and value_code(value) != repr(f.default):
                 args.append(f"{f.name}={value_code(value)}")
         return f"Shortcut({', '.join(args)})"
 
 
 def value_code(value: Any) -> str:
     """Python for a field of a shortcut: words and recipes as they are, callables by name."""
+    if isinstance(value, type) and issubclass(value, (Merge, Path, Gain)):
+        value = value()
     if isinstance(value, Route):
         return f"[{', '.join(value_code(step) for step in value.steps)}]"
     if isinstance(value, (Merge, Path)):

@@ -24,13 +24,16 @@ from skipway import (
     Lerp,
     LowRank,
     Orthogonal,
+    Parallel,
     Project,
     Ramp,
+    Shake,
     ShakeDrop,
     ShapeError,
     Shortcut,
     Skip,
     Slice,
+    SqueezeExcite,
     Swapout,
     Warmup,
     Weighted,
@@ -38,6 +41,8 @@ from skipway import (
     relu,
     set_step,
 )
+from skipway.gains import Gain
+from skipway.merges import Add
 
 
 @pytest.mark.parametrize("part", ["path", "scale", "path_scale", "act"])
@@ -196,3 +201,135 @@ def test_a_replaced_layer_leaves_no_projection_behind():
     assert [n for n, _ in same.named_parameters()] == ["a.weight", "a.bias"]
     with pytest.raises(ShapeError):
         net.rewire([Shortcut(0, 1)])
+
+
+def test_an_activation_with_a_width_of_its_own():
+    x = torch.randn(2, 4, 6, 6)
+    assert Skip(Conv(4, 4, 1), act=BatchNorm())(x).shape == x.shape
+    assert Skip(Conv(4, 4, 1), merge="cat", act=BatchNorm())(x).shape == (2, 8, 6, 6)
+    assert Skip(Conv(4, 4, 1), act=Chain(BatchNorm(), relu))(x).shape == x.shape
+    with pytest.raises(ChainError, match=r"holds BatchNorm\(\), which cannot see there what arrives"):
+        Skip(Conv(4, 4, 1), act=nn.Sequential(BatchNorm(), nn.ReLU()))
+    with pytest.raises(ChainError, match="cannot see there what arrives"):
+        Skip(Conv(4, 8, 1), path=Project(norm=lambda width: BatchNorm()))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"act": nn.BatchNorm2d(8)},
+        {"scale": nn.BatchNorm2d(8)},
+        {"act": nn.Sequential(nn.BatchNorm2d(8), nn.ReLU())},
+        {"path": nn.Sequential(nn.Tanh(), nn.BatchNorm2d(8))},
+        {"path": Project(always=True, norm=lambda width: nn.BatchNorm2d(width // 2))},
+    ],
+)
+def test_a_norm_of_the_wrong_width_is_found_at_build(options):
+    with pytest.raises(ShapeError, match=r"takes \d features, and the value has 4"):
+        Skip(Conv(4, 4, 1), **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"merge": "gate"},
+        {"merge": Lerp(norm=True)},
+        {"merge": Orthogonal()},
+        {"scale": Learned(per="channel")},
+        {"scale": SqueezeExcite(2)},
+    ],
+)
+def test_an_axis_that_cannot_be_told_is_said(options):
+    with pytest.raises(ShapeError, match=r"cannot tell the feature axis of \(N, 4, 9, 9\)"):
+        Skip(lambda x: x.sigmoid(), input=(4, 9, 9), **options)
+
+
+def test_orthogonal_in_half_precision():
+    x = (torch.randn(4, 512) * 20).half()
+    net = Skip(Dense(512, 512), merge=Orthogonal()).half()
+    wide = x.float()
+    update = net(x).float() - wide
+    assert ((update * wide).sum(1).abs() / (update.norm(dim=1) * wide.norm(dim=1)) < 2e-2).all()
+
+
+def test_a_mean_of_branches_keeps_channels_last():
+    x = torch.randn(2, 4, 6, 6).to(memory_format=torch.channels_last)
+    for merge in ("mean", Shake(), Join()):
+        net = Parallel(nn.Identity(), nn.ReLU(), merge=merge).eval()
+        assert net(x).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_new_parts_follow_the_chain():
+    net = Skip(Dense(6, 6)).double()
+    gains = {"scale": Learned(1.0, per="channel"), "path": LowRank(2), "merge": "gate"}
+    more = net.rewire([Shortcut("input", "output", **gains)])
+    assert {p.dtype for p in more.parameters()} == {torch.float64}
+    assert more(torch.zeros(1, 6, dtype=torch.float64)).dtype == torch.float64
+    with torch.device("meta"):
+        far = Chain(Dense(6, 6))
+    assert far.rewire([Shortcut(0, 1, scale=Warmup(3))]).shortcuts["0->1"].scale.step.is_meta
+
+
+def test_an_activation_after_a_joint_merge_stays_once():
+    def stack():
+        torch.manual_seed(0)
+        wiring = [Shortcut(k, 3, merge="weighted", act=torch.tanh) for k in range(3)]
+        return Chain(*[Dense(5, 5) for _ in range(3)], wiring=wiring)
+
+    x = torch.randn(2, 5)
+    net = stack()
+    assert len(net.plain()) == 4
+    assert torch.equal(net.plain()(x), torch.tanh(net[2](net[1](net[0](x)))))
+    rest = net.without("1->3")
+    assert len(rest) == 3
+    assert [(s.start, s.end) for s in rest.wiring] == [(0, 3), (2, 3)]
+    assert torch.allclose(rest(x), net(x)), "the weights of shortcuts begin at 0"
+
+
+def test_branches_of_other_shapes_do_not_broadcast():
+    for merge in (Weighted(), Shake(), Join()):
+        with pytest.raises(ShapeError, match="needs equal shapes"):
+            Parallel(nn.AdaptiveAvgPool2d(1), nn.Identity(), merge=merge)(torch.randn(2, 4, 8, 8))
+
+
+def test_a_part_is_replaced_by_one_of_its_shape():
+    net = Skip(Dense(4, 4), scale=Learned(1.0))
+    with pytest.raises(ChainError, match="a connection keeps the scale"):
+        net.shortcuts["input->output"].scale = nn.Parameter(torch.ones(3, 1))
+
+
+def test_one_sample_with_a_hook_on_an_opened_chain():
+    net = Chain(
+        enc=Chain(a=Dense(6, 6), b=Dense(6, 6)), flat=nn.Flatten(), dec=Dense(6, 6), wiring=[Shortcut("enc.a", "dec")]
+    )
+    seen = []
+    net["enc"].register_forward_hook(lambda module, args, out: seen.append(out.shape))
+    x = torch.randn(3, 6)
+    assert torch.allclose(net(x[0]), net(x)[0], atol=1e-6)
+
+
+def test_a_recipe_of_ones_own_is_told_what_it_lacks():
+    class Nothing(Gain):
+        pass
+
+    class Wrong(Gain):
+        def make(self, value):
+            return torch.ones(3)
+
+    class Wide(Gain):
+        def make(self, value):
+            return nn.Parameter(torch.ones(6, 6))
+
+    for gain, said in ((Nothing(), "has to define make"), (Wrong(), "make gave a Tensor"), (Wide(), "would broadcast")):
+        with pytest.raises(ChainError, match=said):
+            Skip(Dense(6, 6), scale=gain)
+
+
+def test_weights_that_could_never_learn_are_refused():
+    with pytest.raises(ChainError, match="have no gradient and stay there"):
+        Weighted("positive", init="branch")
+
+
+def test_classes_print_as_words():
+    assert repr(Shortcut(0, 1, merge=Weighted)) == "Shortcut(0, 1, merge='weighted')"
+    assert repr(Shortcut(0, 1, merge=Add())) == "Shortcut(0, 1)"

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from skipway.errors import ChainError, OpenChainError
+from skipway.errors import ChainError
 from skipway.layer import check_width
 from skipway.value import Value
 
-from .base import Gain
+from .base import Gain, need_features
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,9 @@ class SqueezeExcite(Gain):
         check_width("SqueezeExcite: the reduction", self.reduction, open_ok=False)
 
     def make(self, value: Value) -> SqueezeExciteModule:
-        if value.width is None or value.axis is None:
-            raise OpenChainError("SqueezeExcite needs the width of what it multiplies")
+        need_features("SqueezeExcite", value)
+        assert value.width is not None
+        assert value.axis is not None
         if value.width < self.reduction:
             raise ChainError(
                 f"SqueezeExcite({self.reduction}) leaves less than one of {value.width} channels: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -10,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from skipway.errors import ChainError, OpenChainError
-from skipway.value import Value
+from skipway.errors import ChainError, Misfit, OpenChainError
+from skipway.value import Value, show
 
 #: what a gain is where a shortcut works: multiplied by, or (a module) called on the value
 GainFn = float | nn.Parameter | nn.Module
@@ -23,7 +24,7 @@ class Gain:
 
     def make(self, value: Value) -> GainFn:
         """What multiplies ``value``: a number, a parameter, or a module that is called on it."""
-        raise NotImplementedError
+        raise ChainError(f"{type(self).__name__} derives from Gain and has to define make(value)")
 
     def at(self, depth: int, of: int) -> Gain:
         """The gain of the ``depth``-th of ``of`` shortcuts of a pattern; the same everywhere, unless it says so."""
@@ -42,7 +43,7 @@ class Learned(Gain):
     0.0
     """
 
-    init: float = 0.0
+    init: float | Callable[[int, int], float] = 0.0
     per: Literal["tensor", "channel"] = "tensor"
 
     def __post_init__(self) -> None:
@@ -57,15 +58,25 @@ class Learned(Gain):
     def make(self, value: Value) -> nn.Parameter:
         """The parameter for what it multiplies: ``()``, or ``(C,)`` shaped to lie along the feature axis."""
         no_schedule("Learned: init", self.init)
+        start = float(self.init)  # type: ignore[arg-type]
         if self.per == "tensor":
-            return nn.Parameter(torch.tensor(float(self.init)))
-        if value.width is None or value.axis is None:
-            raise OpenChainError('Learned(per="channel") needs the width of what it multiplies')
-        return nn.Parameter(torch.full((value.width, *[1] * (-1 - value.axis)), float(self.init)))
+            return nn.Parameter(torch.tensor(start))
+        need_features('Learned(per="channel")', value)
+        assert value.width is not None
+        assert value.axis is not None
+        return nn.Parameter(torch.full((value.width, *[1] * (-1 - value.axis)), start))
+
+
+def need_features(what: str, value: Value) -> None:
+    """Raise where it is not known how many features there are, or on which axis."""
+    if value and value.axis is None:
+        raise Misfit(f"{what} cannot tell the feature axis of {show(value.shape)}", "put a Dense or a Conv before it")
+    if value.width is None:
+        raise OpenChainError(f"{what} needs the width of what it multiplies")
 
 
 def is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_schedule(value: Any) -> bool:

@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
-from skipway.errors import ChainError, nearest
+from skipway.errors import ChainError, Misfit, nearest
 from skipway.gains.base import from_class
 
-from .base import Merge, MergeFn, Misfit, clash
+from .base import Merge, MergeFn, clash
 from .cat import Cat, CatFirst, CatLast, DualPath
 from .gates import Gate, GateModule
 from .geometry import Lerp, Orthogonal

@@ -8,18 +8,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from skipway.errors import ChainError
+from skipway.errors import ChainError, Misfit, OpenChainError
 from skipway.value import Value, show
 
 MergeFn = Callable[..., Tensor]
-
-
-class Misfit(ChainError):
-    """Two values that cannot be merged; carries the fix."""
-
-    def __init__(self, why: str, fix: str) -> None:
-        super().__init__(why)
-        self.why, self.fix = why, fix
 
 
 @dataclass(frozen=True)
@@ -47,7 +39,7 @@ class Merge:
 
     def make(self, branch: Value, shortcut: Value) -> MergeFn:
         """The function or module that merges here. Parameters, if any, are created now."""
-        raise NotImplementedError
+        raise ChainError(f"{type(self).__name__} derives from Merge and has to define make(branch, shortcut)")
 
     def make_many(self, count: int) -> MergeFn:
         """For a ``joint`` merge: the function or module that merges ``count`` values, the branch first.
@@ -55,7 +47,7 @@ class Merge:
         A module that learns has a method ``select(places)`` besides: a new one for the values at these places of its
         own, ``None`` for a new value, so that the others keep what was learned when one is left out.
         """
-        raise NotImplementedError
+        raise ChainError(f"{type(self).__name__} is a joint merge and has to define make_many(count)")
 
     def code(self, branch: str, shortcut: str) -> str | None:
         """The merge as a Python expression of two operands, where it is one."""
@@ -72,6 +64,17 @@ class Merge:
     @property
     def word(self) -> str:
         return type(self).__name__.lower()
+
+
+def feature_axis(what: str, *values: Value) -> int:
+    """The axis that holds the features, counted from the end: of the first value that has one."""
+    for value in values:
+        if value.axis is not None:
+            return value.axis
+    known = next((value for value in values if value), None)
+    if known is None:
+        raise OpenChainError(f"{what} needs the shapes that meet, to tell the feature axis")
+    raise Misfit(f"{what} cannot tell the feature axis of {show(known.shape)}", "put a Dense or a Conv before it")
 
 
 def clash(a: Value, b: Value, but: int | None = None) -> bool:

@@ -9,11 +9,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from skipway.errors import ChainError, OpenChainError
+from skipway.errors import ChainError, Misfit, OpenChainError
 from skipway.layer import check_width
 from skipway.value import Value, show
 
-from .base import Merge, MergeFn, Misfit, both_shapes, clash, fix_for
+from .base import Merge, MergeFn, both_shapes, clash, feature_axis, fix_for
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,8 @@ class DualPath(Merge):
         return Cat().target(branch, start)
 
     def check(self, branch: Value, shortcut: Value) -> None:
+        if branch and shortcut:
+            feature_axis("dual path", branch, shortcut)
         Cat().check(branch, shortcut)
         for side, value in (("branch", branch), ("shortcut", shortcut)):
             if value.width is not None and value.width < self.add:
@@ -153,10 +155,7 @@ class DualPath(Merge):
                 )
 
     def make(self, branch: Value, shortcut: Value) -> MergeFn:
-        axis = branch.axis if branch.axis is not None else shortcut.axis
-        if axis is None:
-            raise OpenChainError("dual path needs the shapes that meet, to tell the feature axis")
-        return DualPathAt(axis, self.add)
+        return DualPathAt(feature_axis("dual path", branch, shortcut), self.add)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from skipway.gains.base import is_number
 from skipway.layer import check_width
 from skipway.value import Value
 
-from .base import Merge, MergeFn
+from .base import Merge, MergeFn, feature_axis
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Gate(Merge):
             )
 
     def make(self, branch: Value, shortcut: Value) -> MergeFn:
-        width, axis = shortcut.width, shortcut.axis
-        if width is None or axis is None:
+        axis, width = feature_axis("gate", shortcut), shortcut.width
+        if width is None:
             raise OpenChainError("gate needs the width of the shortcut")
         return GateModule(width, -1 - axis, self.bias, self.on, self.free)
 

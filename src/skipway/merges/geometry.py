@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skipway.errors import ChainError, OpenChainError
+from skipway.errors import ChainError
 from skipway.gains import Learned
 from skipway.gains.base import is_number
 from skipway.value import Value
 
-from .base import Merge, MergeFn
+from .base import Merge, MergeFn, feature_axis
 
 _HALF = Learned(0.5)
 
@@ -47,11 +48,9 @@ class Lerp(Merge):
             raise ChainError(f"Lerp: weight is a number or Learned(init), not {self.weight!r}")
 
     def make(self, branch: Value, shortcut: Value) -> MergeFn:
-        axis = branch.axis if branch.axis is not None else shortcut.axis
-        if self.norm and axis is None:
-            raise OpenChainError("lerp needs the shapes that meet, to tell the feature axis")
+        axis = feature_axis("lerp", branch, shortcut) if self.norm else None
         weight = self.weight.make(branch) if isinstance(self.weight, Learned) else float(self.weight)
-        return LerpModule(weight, axis if self.norm else None)
+        return LerpModule(weight, axis)
 
 
 class LerpModule(nn.Module):
@@ -93,10 +92,7 @@ class Orthogonal(Merge):
             raise ChainError(f"Orthogonal: eps is a number from 0 on, not {self.eps!r}")
 
     def make(self, branch: Value, shortcut: Value) -> MergeFn:
-        axis = branch.axis if branch.axis is not None else shortcut.axis
-        if axis is None:
-            raise OpenChainError("orthogonal needs the shapes that meet, to tell the feature axis")
-        return OrthogonalAt(axis, self.eps)
+        return OrthogonalAt(feature_axis("orthogonal", branch, shortcut), self.eps)
 
 
 @dataclass(frozen=True)
@@ -107,6 +103,7 @@ class OrthogonalAt:
     eps: float
 
     def __call__(self, branch: Tensor, shortcut: Tensor) -> Tensor:
-        share = (branch * shortcut).sum(self.axis, keepdim=True)
-        share = share / (shortcut.square().sum(self.axis, keepdim=True) + self.eps)
-        return shortcut + branch - share * shortcut
+        # in single precision at least: in half a sum of squares is soon infinite
+        f, x = (t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in (branch, shortcut))
+        share = (f * x).sum(self.axis, keepdim=True) / (x.square().sum(self.axis, keepdim=True) + self.eps)
+        return (x + f - share * x).to(branch.dtype)

@@ -15,6 +15,7 @@ from skipway.gains.random import Mode, check_mode, draw_shape, kept, with_backwa
 from skipway.value import Value
 
 from .base import Merge, MergeFn
+from .words import mean_of
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class ShakeModule(nn.Module):
 
     def forward(self, *values: Tensor) -> Tensor:
         if not self.training:
-            return torch.stack(values).mean(0)
+            return mean_of(values)
         ahead = self._weights(values, self.laws[0])
         back = ahead if self.laws[1] == "keep" else self._weights(values, self.laws[1])
         shaken = [with_backward(v, a, b) for v, a, b in zip(values, ahead, back, strict=True)]
@@ -216,7 +217,7 @@ class JoinModule(nn.Module):
 
     def forward(self, *values: Tensor) -> Tensor:
         if not self.training:
-            return torch.stack(values).mean(0)
+            return mean_of(values)
         weights = self._weights().to(values[0].dtype).unbind()
         result = values[0] * weights[0]
         for value, weight in zip(values[1:], weights[1:], strict=True):

@@ -57,6 +57,10 @@ class Weighted(Merge):
             )
         if self.init not in (None, "branch", "sum", "mean"):
             raise ChainError(f'Weighted: init is "branch", "mean" or "sum", not {self.init!r}')
+        if self.init == "branch" and self.by == "positive":
+            raise ChainError(
+                'Weighted: positive weights that begin at 0 have no gradient and stay there: say init="mean"'
+            )
         if self.init == "sum" and self.by != "free":
             raise ChainError(
                 f'Weighted: weights {self.by!r} have the sum 1, and cannot begin with init="sum": say "mean"'

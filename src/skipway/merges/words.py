@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -32,6 +34,11 @@ def _replace(branch: Tensor, shortcut: Tensor) -> Tensor:
 
 def _mean(branch: Tensor, shortcut: Tensor) -> Tensor:
     return (branch + shortcut) * 0.5
+
+
+def mean_of(values: Sequence[Tensor]) -> Tensor:
+    """The mean of tensors, in the memory format they have, and without a copy of all of them."""
+    return functools.reduce(operator.add, values) / len(values)
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,7 @@ class Mean(Merge):
         return f"({branch} + {shortcut}) * 0.5"
 
     def many(self, values: Sequence[Tensor]) -> Tensor:
-        return torch.stack(tuple(values)).mean(0)
+        return mean_of(values)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from skipway.errors import ChainError, OpenChainError
-from skipway.layer import Layer
+from skipway.layer import Layer, module_code
 from skipway.merges import Misfit
 from skipway.probe import blamed, expected, kept_layout, layout_of, run
 from skipway.spine import adopt, unwrap
@@ -25,7 +25,7 @@ class Path:
 
     def make(self, start: Value, target: Value) -> PathFn | None:
         """The module or function that takes ``start`` to ``target``; ``None`` for nothing to do."""
-        raise NotImplementedError
+        raise ChainError(f"{type(self).__name__} derives from Path and has to define make(start, target)")
 
     @property
     def word(self) -> str:
@@ -101,6 +101,11 @@ def along(path: Any, value: Value) -> Value:
 
 def takes(part: Any, value: Value, what: str) -> None:
     """Raise :class:`~skipway.merges.Misfit` where a part of a shortcut takes another width than there is."""
+    if isinstance(part, nn.Sequential) and value:
+        for step in part:
+            takes(step, value, what)
+            value = Value(run(step, value), value.layout)
+        return
     asked, shape = expected(part), value.form.shape
     if asked is not None and shape is not None and len(shape) >= abs(asked[0]):
         got, width = shape[asked[0]], asked[1]
@@ -121,6 +126,13 @@ def close(path: Any, start: Value) -> None:
             raise ChainError(f"its path: {'; '.join(plan.problems)}")
         if plan.open:
             raise OpenChainError(f"its path: {plan.open[0]}")
+    elif isinstance(path, nn.Module):
+        hidden = next((m for m in path.modules() if isinstance(m, Layer) and m.is_open), None)
+        if hidden is not None:
+            raise ChainError(
+                f"{describe_layer(path)} holds {module_code(hidden)}, which cannot see there what arrives: write its "
+                f"width, or use Chain(...) in the place of {type(path).__name__}(...)"
+            )
 
 
 def stride_between(start: Value, target: Value, what: str) -> tuple[int, ...]:

@@ -84,7 +84,7 @@ class Householder(Path):
     dynamic: bool = False
 
     def __post_init__(self) -> None:
-        number = self.beta.init if isinstance(self.beta, Learned) else self.beta
+        number: Any = self.beta.init if isinstance(self.beta, Learned) else self.beta
         if not is_number(number):
             raise ChainError(f"Householder: beta is a number from 0 to 2, or Learned of one, not {self.beta!r}")
         if isinstance(self.beta, Learned) and (not 0 < number < 2 or self.beta.per != "tensor"):
@@ -105,12 +105,14 @@ class Householder(Path):
 class HouseholderModule(nn.Module):
     """A reflection at one place. Shapes: ``(N, *)`` to the same."""
 
+    no_decay = ("strength",)
+
     def __init__(self, width: int, dims: int, beta: float | Learned, dynamic: bool) -> None:
         super().__init__()
         self.axis, self.dynamic = -1 - dims, dynamic
         self.shape = (width, *[1] * dims)
         learned = isinstance(beta, Learned)
-        start = beta.init if isinstance(beta, Learned) else float(beta)
+        start: Any = beta.init if isinstance(beta, Learned) else float(beta)
         logit = torch.logit(torch.tensor(start / 2)).item() if learned else 0.0
         self.key: Any = None
         self.strength: Any = None

@@ -97,7 +97,7 @@ def weightless(name: str, **options: Any) -> Chain:
     """The net of this name, to count and not to run: a large one on torch's meta device. No random state is used."""
     numbers = [f.value for f in FIGURES.get(name, ()) if f.what.startswith("parameters")]
     # on the meta device every call of torch takes a detour, which costs more than the weights of a small net
-    with torch.random.fork_rng(devices=[]), torch.device("meta") if max(numbers, default=0) > 5e6 else nullcontext():
+    with torch.random.fork_rng(devices=[]), torch.device("meta") if max(numbers, default=0) > 6e7 else nullcontext():
         return make(name, **options)
 
 
