@@ -33,14 +33,18 @@ def page(chain: Any, plan: Plan, *, theme: str = "auto", fold: bool | None = Non
     made = sum(p.numel() for p in {id(p): p for p in parameters_made(chain)}.values())
     words = [text for text, _ in head(chain, plan, made)]
     title = "".join(words) if title is None else title
-    rules = _colours() + resources.files(__package__).joinpath("page.css").read_text(encoding="utf-8")
-    script = resources.files(__package__).joinpath("page.js").read_text(encoding="utf-8")
+    rules = _colours() + _file("page.css")
+    script = f'(() => {{\n"use strict";\n{_file("page.js")}\n{_file("page_hands.js")}}})();'
     data = json.dumps(_data(plan, fold), ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    body = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    body = _file("page.html")
     put = {"TITLE": html.escape(title), "STYLE": rules, "DATA": data, "SCRIPT": script, "THEME": html.escape(theme)}
     for key, text in put.items():
         body = body.replace(f"<!--{key}-->", text)
     return body
+
+
+def _file(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _data(plan: Plan, fold: bool | None) -> dict[str, Any]:
