@@ -43,7 +43,7 @@ from .resnet import (
     wide_resnet101_2,
 )
 from .stochastic import shake_shake, stochastic_depth_resnet
-from .unet_plus_plus import instead, unet_plus_plus
+from .unet_plus_plus import unet_plus_plus
 from .vit import Embedding, Heads, first_token, tokens, vit
 
 __all__ = [
@@ -51,7 +51,7 @@ __all__ = [
     "check", "cifar_densenet", "cifar_resnet", "cifar_resnext", "convnext", "count", "crosses", "deep_cross",
     "densenet121", "densenet161", "densenet169", "densenet201", "densenet264", "dirac", "diracnet", "dual_path",
     "first_token", "fixup_resnet", "fixup_resnet50", "fpn", "fractalnet", "highway", "hourglass", "image_mean",
-    "instead", "lang_witbrock", "linknet", "load", "make", "mobileone", "names", "nf_resnet", "preact_resnet",
+    "lang_witbrock", "linknet", "load", "make", "mobileone", "names", "nf_resnet", "preact_resnet",
     "pyramidnet", "rdnet", "repvgg", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet_d",
     "resnext", "rezero_mlp", "scaled_relu", "se_resnet50", "shake_shake", "stochastic_depth_resnet", "tabular_resnet",
     "tokens", "unet", "unet_plus_plus", "vit", "weighed", "wide_resnet", "wide_resnet50_2", "wide_resnet101_2",

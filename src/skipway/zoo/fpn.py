@@ -26,7 +26,6 @@ from skipway import Chain, Conv, Shortcut, identity
 from .entry import Entry, Figure, parameters
 from .options import positive
 from .resnet import resnet
-from .unet_plus_plus import instead
 
 
 def fpn(depth: int = 50, width: int = 256, in_channels: int = 3, **options: Any) -> Chain:
@@ -55,7 +54,7 @@ def fpn(depth: int = 50, width: int = 256, in_channels: int = 3, **options: Any)
 
     >>> net = fpn(18, width=8)
     >>> net.wiring[:2]
-    (Shortcut('trunk.stage3', 'c4', merge=instead), Shortcut('m5', 'm4', path='resize'))
+    (Shortcut('trunk.stage3', 'c4', merge='replace'), Shortcut('m5', 'm4', path='resize'))
     >>> net.plan.output.shape
     (8, 56, 56)
     """
@@ -68,7 +67,7 @@ def fpn(depth: int = 50, width: int = 256, in_channels: int = 3, **options: Any)
         layers[f"m{level}"] = Conv(..., width, 1)
         layers[f"p{level}"] = Conv(width, width, 3, padding=1)
         wiring += [
-            Shortcut(f"trunk.stage{level - 1}", f"c{level}", merge=instead),
+            Shortcut(f"trunk.stage{level - 1}", f"c{level}", merge="replace"),
             Shortcut(f"m{level + 1}", f"m{level}", path="resize"),
         ]
     net = Chain(**layers, wiring=wiring, input=(in_channels, 224, 224))

@@ -16,23 +16,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from skipway import Chain, ChainError, Conv, MaxPool, Shortcut, identity, relu
 
 from .entry import Entry, Figure, parameters
 from .initialise import he
 from .options import positive
-
-
-def instead(branch: Tensor, shortcut: Tensor) -> Tensor:
-    """A merge that goes on from what the shortcut brings. What came along the chain is left to other shortcuts.
-
-    >>> import torch
-    >>> instead(torch.zeros(1), torch.ones(1)).item()
-    1.0
-    """
-    return shortcut
 
 
 def twice(channels: int) -> Chain:
@@ -85,7 +75,7 @@ def unet_plus_plus(
     for d in range(1, depth + 1):
         if d > 1:  # from the end of one diagonal back to the way down
             layers[f"back{d}"] = identity
-            wiring.append(Shortcut(f"x{d - 1}0", f"back{d}", merge=instead))
+            wiring.append(Shortcut(f"x{d - 1}0", f"back{d}", merge="replace"))
         layers[f"pool{d}"] = MaxPool(2)
         layers[f"x{d}0"] = twice(width << d)
         for i in reversed(range(d)):
@@ -122,4 +112,4 @@ NETS = {
 }  # fmt: skip
 
 
-__all__ = ["instead", "twice", "unet_plus_plus"]
+__all__ = ["twice", "unet_plus_plus"]
