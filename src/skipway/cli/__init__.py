@@ -8,5 +8,6 @@ from .show import show
 from .check import check
 from .train import train
 from .compare import compare
+from .study import study
 
-__all__ = ["app", "check", "compare", "main", "show", "train"]
+__all__ = ["app", "check", "compare", "main", "show", "study", "train"]

@@ -19,6 +19,7 @@ from skipway.errors import ChainError, DataError, SkipwayError, nearest
 from skipway.graph import Node
 from skipway.study.given import Bar, device_of
 from skipway.study.result import COLOURS, GREYS, Result, as_json
+from skipway.study.signal import trunk
 from skipway.study.walk import Walk, fit_input, need_chain
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ def jacobian(
         rows, ``(N, *input)``: each has its Jacobian. All numbers said are medians over them.
     at:
         names of values, as in :meth:`skipway.Chain.features`, also inside chains (``"body.3"``): the Jacobian of each
-        is taken. By default up to 16 spread over the depth. The output is always the last.
+        is taken. By default up to 16 of the trunk, spread over the depth. The output is always the last.
     start:
         the value to change. With the name of the stem, the stem is left out of what is measured.
     double:
@@ -294,8 +295,8 @@ def _wanted(walk: Walk, start: str, at: Sequence[str] | None) -> tuple[int, list
         if early:
             raise ChainError(f"jacobian: {early[0]!r} lies before {start!r}: it does not change with it")
         return begin, sorted(chosen | {last})
-    # the value after an opened chain is the last one in it, unless something merges there
-    distinct = [n.index for n in nodes[begin + 1 :] if n.layer is not None or n.edges]
+    # inside a branch most directions are lost for a while, which says nothing of the net
+    distinct = [node.index for node in trunk(walk.graph) if node.index > begin] or [last]
     kept = {distinct[round(i * (len(distinct) - 1) / (_SHOWN - 1))] for i in range(_SHOWN)}
     return begin, sorted(kept | {last})
 
