@@ -58,12 +58,12 @@ class Connection(nn.Module):
 
     def make_gains(self, shortcut: Shortcut, branch: Value) -> None:
         """Create the scale and the random drop of the branch."""
-        self.scale = _gain(as_scale(shortcut.scale), branch)
+        self.scale = _gain(as_scale(shortcut.scale), branch, "its scale")
         self.drop = as_drop(shortcut.drop).make()
 
     def make_path_scale(self, shortcut: Shortcut, brought: Value) -> None:
         """Create the scale of what the shortcut brings."""
-        self.path_scale = _gain(as_scale(shortcut.path_scale), brought)
+        self.path_scale = _gain(as_scale(shortcut.path_scale), brought, "its path_scale")
 
     def take(self, other: Connection, *parts: str) -> None:
         """The parts of another connection, shared with it."""
@@ -111,7 +111,7 @@ class Connection(nn.Module):
         if name in PARTS and self.__dict__.get("_made"):
             held = getattr(self, name)
             kept = isinstance(value, (nn.Parameter, nn.Module)) and isinstance(held, type(value))
-            kept = kept and getattr(held, "shape", None) == getattr(value, "shape", None)
+            kept = kept and _shapes(held) == _shapes(value)
             if not kept:
                 raise ChainError(
                     f"a connection keeps the {name} its Shortcut says, since the forward is written from it: "
@@ -141,15 +141,19 @@ class Connection(nn.Module):
         return merged if self.act is None else self.act(merged)
 
 
-def _gain(gain: Any, value: Value) -> Any:
+def _gain(gain: Any, value: Value, what: str) -> Any:
     made = gain.make(value) if isinstance(gain, Gain) else gain
     if made is not None and not isinstance(made, (float, int, nn.Parameter, nn.Module)):
         raise ChainError(
             f"{type(gain).__name__}.make gave a {type(made).__name__}, and a gain is a number, an nn.Parameter or an "
             f"nn.Module"
         )
-    close(made, value)
+    close(made, value, what)
     return made
+
+
+def _shapes(part: Any) -> list[Any]:
+    return [p.shape for p in (part.parameters() if isinstance(part, nn.Module) else [part])]
 
 
 def _lies_along(gain: Tensor, value: Value) -> bool:

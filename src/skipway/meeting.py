@@ -82,20 +82,23 @@ class Meeting:
     def _made(self, branch: Value, known: list[Any]) -> Value:
         """Make the connections: first what they bring, then, from the shapes that meet, how it is merged.
 
-        Where one of several that merged at once is gone or has moved, the others keep what they had learned.
+        Only what does not fit is made anew: with another layer, or where one of several that merged at once is gone or
+        has moved, the rest keeps what it had learned.
         """
-        before = next((c.joint for c in known if c is not None and self._joint), ())
+        before = next((c.joint for c in known if c is not None), ())
         brought = []
         for edge, made, old, value in zip(self.edges, self.connections, known, self.values, strict=True):
             self.at = edge
-            stays = old in before and self._fits(old, value, branch)
-            if stays:
-                made.take(old, "path", "path_scale")
+            stays = old in before
+            if stays and self._fits(old, value, branch):
+                made.take(old, "path")
             else:
                 made.make_path(edge.shortcut, value, branch)
                 follow(made, self.node.owner)
             brought.append(self._brought(made, value, branch))
-            if not stays:
+            if stays and self._gains_fit(old, UNKNOWN, brought[-1]):
+                made.take(old, "path_scale")
+            else:
                 made.make_path_scale(edge.shortcut, brought[-1])
         self.at = self.head
         self._make_head(branch, brought, before, known)
@@ -110,24 +113,40 @@ class Meeting:
     def _make_head(self, branch: Value, brought: list[Value], before: tuple[Connection, ...], known: list[Any]) -> None:
         """The gains of the branch and the merge, which the first connection holds."""
         head = self.connections[0]
-        if before and self._fits(before[0], UNKNOWN, branch):
+        if before and self._gains_fit(before[0], branch, UNKNOWN):
             head.take(before[0], "scale", "drop")
         else:
             head.make_gains(self.head.shortcut, branch)
         select = getattr(before[0].merge, "select", None) if before else None
-        if select is None:
+        if not self._joint and before and self._merges(before[0], branch, brought):
+            head.take(before[0], "merge")
+        elif select is None:
             head.make_merge(self.head.shortcut, branch, brought)
         else:
             head.merge = select([0, *(before.index(old) + 1 if old in before else None for old in known)])
+
+    def _merges(self, connection: Connection, branch: Value, brought: list[Value]) -> bool:
+        """Whether the merge of a connection works on these values."""
+        try:
+            return bool(run(connection.merge, branch, *brought))
+        except ProbeError:
+            return False
 
     @property
     def _joint(self) -> bool:
         return isinstance(self.recipe, Merge) and self.recipe.joint
 
     def _fits(self, connection: Connection, value: Value, branch: Value) -> bool:
-        """Whether what a connection brings, and its gains, are right for these values."""
+        """Whether what a connection brings can meet the branch."""
         try:
-            brought = self._brought(connection, value, branch) if value else UNKNOWN
+            self._brought(connection, value, branch)
+        except (Misfit, ProbeError):
+            return False
+        return True
+
+    def _gains_fit(self, connection: Connection, branch: Value, brought: Value) -> bool:
+        """Whether the gains of a connection are right for these values; an unknown one is not asked."""
+        try:
             connection.check_gains(branch, brought)
         except (Misfit, ProbeError):
             return False
@@ -156,7 +175,7 @@ class Meeting:
             merged = Value(run(head.merge, branch, *brought), branch.layout or brought[0].layout)
         if head.act is not None and merged:
             if self.plan.close:
-                close(head.act, merged)
+                close(head.act, merged, "its act")
                 follow(head, self.node.owner)
             takes(head.act, merged, "its act")
             with blamed("act"):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .errors import ChainError, caller
 from .gains import Drop, Gain, Learned, ShakeDrop, as_drop, as_scale
-from .gains.base import no_schedule
+from .gains.base import is_number, no_schedule
 from .merges import MERGES, Merge, Mul, as_merge
 from .paths import PATHS, Path, Route, as_path
 from .wrap import callable_code
@@ -87,8 +87,12 @@ class Shortcut:
             path = as_path(self.path)
             if isinstance(path, Route):  # a list is no plain data: it could change, and has no hash
                 object.__setattr__(self, "path", path)
-            as_scale(self.scale), as_scale(self.path_scale)
+            for part in ("scale", "path_scale"):
+                if isinstance(as_scale(getattr(self, part)), float) and type(getattr(self, part)) is not int:
+                    object.__setattr__(self, part, float(getattr(self, part)))  # also a number of numpy
             drop = as_drop(self.drop)
+            if is_number(self.drop) and type(self.drop) is not int:
+                object.__setattr__(self, "drop", float(self.drop))  # type: ignore[arg-type]
             no_schedule("drop", getattr(drop, "p", 0.0))
         except ChainError as error:
             raise ChainError(f"{where}: {error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -333,3 +334,56 @@ def test_weights_that_could_never_learn_are_refused():
 def test_classes_print_as_words():
     assert repr(Shortcut(0, 1, merge=Weighted)) == "Shortcut(0, 1, merge='weighted')"
     assert repr(Shortcut(0, 1, merge=Add())) == "Shortcut(0, 1)"
+
+
+@pytest.mark.parametrize("gain", [{"scale": Warmup(4)}, {"drop": Drop(0.4, "batch", warmup=3)}])
+def test_compiled_gradients_are_of_the_step_of_their_forward(gain):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    net = Skip(Dense(6, 6), **gain).train()
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+    found = []
+    for run in (net, compiled):
+        set_step(net, 0)
+        held = []
+        for _ in range(3):
+            torch.manual_seed(3)
+            x = torch.ones(3, 6, requires_grad=True)
+            run(x).square().sum().backward()
+            held.append(x.grad)
+        found.append(torch.stack(held))
+        assert [int(m.step) for m in net.modules() if hasattr(m, "step")] == [3]
+    assert torch.allclose(*found, atol=1e-6)
+
+
+def test_only_what_no_longer_fits_is_made_anew():
+    gains = {"scale": Warmup(5), "path_scale": Learned(1.0), "merge": "gate"}
+    net = Chain(a=Dense(6, 5), b=Dense(..., 3), wiring=[Shortcut(0, 1, path="project", **gains)])
+    set_step(net, 3)
+    held = net.shortcuts["0->1"]
+    nn.init.constant_(held.path_scale, 9.0)
+    more = net.replace("a", Dense(6, 7)).shortcuts["0->1"]
+    assert int(more.scale.step) == 3
+    assert more.path_scale is held.path_scale
+    assert more.path.weight.shape == (7, 6)
+    assert more.merge.transform.weight.shape == (7, 7)
+    assert held.path.weight.shape == (5, 6), "the net itself is as it was"
+
+
+def test_a_frozen_net_stays_frozen():
+    wiring = [Shortcut(k, 3, merge="weighted") for k in range(3)]
+    net = Chain(*[Dense(5, 5) for _ in range(3)], wiring=wiring).requires_grad_(False)
+    assert not any(p.requires_grad for p in net.without("1->3").parameters())
+
+
+def test_numbers_of_numpy():
+    shortcut = Shortcut(0, 1, scale=np.float32(0.5), path_scale=np.float64(0.25), drop=np.float32(0.5))
+    assert repr(shortcut) == "Shortcut(0, 1, scale=0.5, path_scale=0.25, drop=0.5)"
+
+
+def test_a_path_is_replaced_by_one_of_its_shape():
+    net = Skip(Dense(5, 4), path="project")
+    with pytest.raises(ChainError, match="a connection keeps the path"):
+        net.shortcuts["input->output"].path = nn.Linear(5, 1, bias=False)
+    net.shortcuts["input->output"].path = nn.Linear(5, 4, bias=False)
+    assert net(torch.zeros(1, 5)).shape == (1, 4)

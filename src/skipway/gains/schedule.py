@@ -121,7 +121,12 @@ class Stepped(nn.Module):
 
     def count(self) -> None:
         # a forward inside a backward recomputes what activation checkpointing threw away: the step is the same
-        if self.training and (torch.compiler.is_compiling() or torch._C._current_graph_task_id() == -1):
+        if not self.training:
+            return
+        if torch.compiler.is_compiling():
+            # a new tensor: the compiled backward computes the gain again, and must find the step of its forward
+            self.step = self.step + 1
+        elif torch._C._current_graph_task_id() == -1:
             self.step.add_(1)
 
 

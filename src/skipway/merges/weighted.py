@@ -101,6 +101,7 @@ class WeightedSum(nn.Module):
     def select(self, places: Sequence[int | None]) -> WeightedSum:
         """The sum of the values at these places, with their weights; a new value (``None``) begins as it would."""
         made = WeightedSum(len(places), self.by, self.init)
+        made.weights.requires_grad_(self.weights.requires_grad)
         with torch.no_grad():
             for i, place in enumerate(places):
                 if place is not None:

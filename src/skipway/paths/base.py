@@ -116,16 +116,16 @@ def takes(part: Any, value: Value, what: str) -> None:
             )
 
 
-def close(path: Any, start: Value) -> None:
+def close(path: Any, start: Value, what: str = "its path") -> None:
     """A path written with ``...`` takes its width from where the shortcut starts."""
     if isinstance(path, Layer) and path.is_open:
         path.build(start)
     elif hasattr(path, "_settle"):
         plan = path._settle(start, True)
         if plan.problems:
-            raise ChainError(f"its path: {'; '.join(plan.problems)}")
+            raise ChainError(f"{what}: {'; '.join(plan.problems)}")
         if plan.open:
-            raise OpenChainError(f"its path: {plan.open[0]}")
+            raise OpenChainError(f"{what}: {plan.open[0]}")
     elif isinstance(path, nn.Module):
         hidden = next((m for m in path.modules() if isinstance(m, Layer) and m.is_open), None)
         if hidden is not None:
