@@ -27,7 +27,7 @@ SMALL = {
     "rezero": ("rezero_mlp", {"inputs": 6, "width": 8, "layers": 4}, (6,), 0),
     "tabular": ("tabular_resnet", {}, (8,), 0),
     "cascade": ("cascade", {}, (2,), 0),
-    "repvgg": ("repvgg_b1g4", {"num_classes": 5}, (3, 32, 32), 0),
+    "repvgg": ("repvgg", {"variant": "a0", "groups": 4, "num_classes": 5}, (3, 32, 32), 0),
     "mobileone": ("mobileone_s0", {"num_classes": 5}, (3, 32, 32), 0),
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import logging
 import threading
 import warnings
 from collections.abc import Callable
@@ -117,8 +118,13 @@ def onnxruntime(chain: Chain, example: Tensor, precision: Precision) -> Run:
     if precision != "fp32":
         raise Unfit("ONNX Runtime computes in fp32 here")
     rows = {0: torch.export.Dim("rows")}
-    net = copy.deepcopy(chain)
-    program = torch.onnx.export(net, (_rows(example),), dynamo=True, dynamic_shapes=(rows,), verbose=False)
+    net, log = copy.deepcopy(chain), logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it tells of libraries that are not installed
+    try:
+        program = torch.onnx.export(net, (_rows(example),), dynamo=True, dynamic_shapes=(rows,), verbose=False)
+    finally:
+        log.setLevel(level)
     assert program is not None
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
