@@ -385,3 +385,11 @@ def test_dense_over_a_hundred_layers_stays_small():
     text = NETS["dense 100"]().draw()
     assert text.count('class="arc l-add faint"') == 4950
     assert len(text) < 1_000_000
+
+
+@pytest.mark.parametrize("wiring", [every(1), every(2)])
+def test_a_thousand_layers_one_by_one_stay_below_a_megabyte(wiring):
+    net = Chain(*[Dense(8, 8, relu) for _ in range(1000)], wiring=wiring)
+    text = net.draw(fold=False)
+    assert text.count('class="weights"') == 1000
+    assert len(text.encode()) < 1_000_000

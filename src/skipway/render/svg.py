@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from xml.sax.saxutils import escape, quoteattr
 
 from .scene import SIGNS, Line, Rect, Ref, Scene, Sign, Step, Text, cut, is_bold
@@ -49,19 +50,20 @@ def svg(scene: Scene, *, theme: str = "auto", label: str = "") -> str:
     out += _grouped(scene, rest)
     out += _grouped(scene, [r for r in scene.rects if r not in behind] if behind else scene.rects)
     out += _grouped(scene, scene.signs)
-    out += [_text(t) for t in scene.texts]
+    plain = len(scene.tips) > _TIPS
+    out += [_text(replace(t, ref=None) if plain else t) for t in scene.texts]
     out.append("</svg>")
     return "\n".join(out)
 
 
-#: with more shortcuts than this, a file with a tip for each would be larger than anybody wants to open
+#: with more rows and shortcuts than this, a file with a tip for each would be larger than anybody wants to open
 _TIPS = 1500
 
 
 def _grouped(scene: Scene, pieces: Iterable[Line | Rect | Sign]) -> list[str]:
     """Pieces of one row or shortcut in a group, with what it says when one points at it."""
     groups: list[tuple[Ref, list[str]]] = []
-    plain = sum(1 for what, _ in scene.tips if what == "arc") > _TIPS
+    plain = len(scene.tips) > _TIPS
     for piece in pieces:
         text = _line(piece) if isinstance(piece, Line) else _rect(piece) if isinstance(piece, Rect) else _sign(piece)
         if not groups or groups[-1][0] != piece.ref or piece.ref is None:
@@ -69,7 +71,7 @@ def _grouped(scene: Scene, pieces: Iterable[Line | Rect | Sign]) -> list[str]:
         groups[-1][1].append(text)
     out = []
     for ref, texts in groups:
-        if ref is None or (plain and ref[0] == "arc"):
+        if ref is None or plain:
             out.append("".join(texts))
         else:
             tip = scene.tips.get(ref)
