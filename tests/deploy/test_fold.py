@@ -412,7 +412,9 @@ def test_hooks_of_chains():
     assert type(made[1]) is Dense
     net = Chain(Dense(4, 4), BatchNorm(4))
     net.register_forward_hook(lambda module, args, out: out)
-    assert folded(net).report.refusals[-1].kind == "hooks are left behind"
+    made = folded(net)
+    assert made.report.refusals[-1].kind == "hooks are left behind"
+    assert repr(made) == "Chain(Dense(4, 4))"
 
 
 # -- the chain that comes out ------------------------------------------------------------------------------------------

@@ -186,7 +186,7 @@ def _spread(row: Row, layer: Any, value: Value, place: Place, key: Key | None, n
         _spread(row, copy.deepcopy(layer).double().folded().eval(), value, place, key, name, notes)
         row[-1].fresh = True
         return
-    if is_chain(layer) and not hooked(layer):
+    if is_chain(layer) and (not name or not hooked(layer)):  # the net itself is spread all the same
         _spread_chain(row, layer, value, inside, name, notes)
     elif type(layer) is nn.Sequential and not hooked(layer) and len(layer):
         for child_key, child in layer.named_children():
