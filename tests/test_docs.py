@@ -54,3 +54,13 @@ def test_the_formula_of_the_page_is_what_runs():
     x = torch.randn(3, 4)
     assert torch.allclose(net(x), torch.tanh(0.5 * net[0](x) + 2.0 * x))
     assert Chain(Dense(4, 4), wiring=every(1)).wiring == (Shortcut(0, 1),)
+
+
+def test_the_example_of_the_studies_runs(capsys):
+    page = (PAGE.parent / "studies.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    exec(code, {})
+    assert "4,096" in capsys.readouterr().out
+    named = re.findall(r"`(\w+)\(", page.split("## An example")[0])
+    assert {"compare", "lesion", "sweep"} <= set(named)
+    assert [name for name in named if name != "plot" and not hasattr(skipway.study, name)] == []

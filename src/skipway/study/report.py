@@ -45,7 +45,7 @@ _BATCH, _FEW = 256, 8
 _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 0 auto; padding: 1rem; }
-pre { overflow-x: auto; font: 12.5px/1.35 ui-monospace, monospace; }
+pre { overflow-x: auto; white-space: pre-wrap; font: 12.5px/1.35 ui-monospace, monospace; }
 figure { margin: 1rem 0; overflow-x: auto; }
 figure.plot { background: #fff; }
 figure.plot svg { max-width: 100%; height: auto; }
