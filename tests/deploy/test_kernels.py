@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from skipway import BatchNorm, Conv, Dense, Pad
+from skipway import BatchNorm, Chain, Conv, Dense, Pad, deploy
 from skipway.deploy.kernels import Affine, Inexact, Kernel, select, then, total
 from skipway.deploy.layers import read, write
 from skipway.value import Value
@@ -245,3 +245,25 @@ def test_written_in_another_precision():
     assert made.weight.dtype == torch.float32
     assert made.bias is None
     assert made(torch.tensor([[-1.0, 2.0]])).tolist() == [[0.0, 2.0]]
+
+
+def test_one_number_that_shifts_everything():
+    # there is no bias to take it in: one has to be made
+    class Bias(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.tensor(0.3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.bias
+
+        def folded(self) -> nn.Module:
+            made = deploy.PerChannel(1)
+            nn.init.constant_(made.shift, self.bias.item())
+            return made
+
+    net = Chain(Conv(3, 4, 3, padding=1, bias=False), Bias(), input=(3, 8, 8)).eval()
+    folded = deploy.fold(net)
+    assert len(folded) == 1
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.allclose(folded(x), net(x), atol=1e-6)

@@ -146,7 +146,8 @@ def _after(kernel: Kernel, affine: Affine) -> Kernel:
     _same_axis(affine, kernel)
     scale, shift = affine.scale.expand(kernel.outs), affine.shift.expand(kernel.outs)
     bias = kernel.bias
-    if bias is not None or affine.axis is not None:  # what comes out does not depend on the numbers
+    # channel by channel there is a bias whatever the numbers are; a single number has one where it shifts
+    if bias is not None or affine.axis is not None or shift.any():
         bias = shift if bias is None else bias * scale + shift
     if kernel.transposed is not None:
         g = kernel.groups
@@ -249,7 +250,7 @@ def _diagonal(affine: Affine, like: Kernel, groups: int) -> Kernel:
     weight = affine.scale.new_zeros(width, inside)
     rows = torch.arange(width)
     weight[rows, rows % inside] = affine.scale.expand(width)
-    bias = None if affine.axis is None else affine.shift.expand(width)
+    bias = None if affine.axis is None and not affine.shift.any() else affine.shift.expand(width)
     ones = (1,) * dims
     return Kernel(weight.view(width, inside, *ones), bias, ones, (0,) * dims, ones, groups)
 

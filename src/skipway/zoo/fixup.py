@@ -33,6 +33,14 @@ class Bias(nn.Module):
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(()))
 
+    def folded(self) -> nn.Module:
+        """The number as a shift, which :func:`skipway.deploy.fold` takes into the layers around it."""
+        from skipway.deploy import PerChannel
+
+        made = PerChannel(1).to(self.bias)
+        nn.init.constant_(made.shift, self.bias.item())
+        return made
+
     def forward(self, x: Tensor) -> Tensor:
         return x + self.bias
 

@@ -88,6 +88,17 @@ class ScaledConv(nn.Conv2d):
         rows = F.layer_norm(self.weight.flatten(1), (number,), eps=self.eps / number)
         return (rows * (self.gain * number**-0.5)[:, None]).view_as(self.weight)
 
+    def folded(self) -> nn.Conv2d:
+        """An ordinary convolution that computes the same, as :func:`skipway.deploy.fold` puts in its place."""
+        made = nn.Conv2d(self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding)
+        made = made.to(self.weight)
+        assert made.bias is not None
+        assert self.bias is not None
+        with torch.no_grad():
+            made.weight.copy_(self.standardised())
+            made.bias.copy_(self.bias)
+        return made
+
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.standardised(), self.bias, self.stride, self.padding)
 

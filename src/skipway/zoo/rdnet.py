@@ -46,6 +46,15 @@ class LayerScale(nn.Module):
         self.width, self.init = width, init
         self.weight = nn.Parameter(torch.full((width,), init))
 
+    def folded(self) -> nn.Module:
+        """The numbers as a scale, which :func:`skipway.deploy.fold` takes into the layer before."""
+        from skipway.deploy import PerChannel
+
+        made = PerChannel(self.width, axis=-3).to(self.weight)
+        with torch.no_grad():
+            made.scale.copy_(self.weight[:, None, None])
+        return made
+
     def forward(self, x: Tensor) -> Tensor:
         return x * self.weight[:, None, None]
 
