@@ -208,3 +208,15 @@ def test_a_step_of_training(which):
     optimizer.step()
     assert any(not torch.equal(p, before[key]) for key, p in net.named_parameters())
     assert all(p.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize(
+    "which", ["cifar A", "dense", "unet", "vit, deepnorm", "highway", "shake-shake", "fractal", "dirac", "deep & cross"]
+)
+def test_a_compiled_net_computes_the_same(which):
+    torch._dynamo.reset()
+    name, options, shape = SMALL[which]
+    torch.manual_seed(0)
+    net, x = make(name, **options).eval(), torch.randn(2, *shape)
+    with torch.no_grad():
+        assert torch.equal(torch.compile(net, backend="eager", fullgraph=True)(x), net(x))
