@@ -90,8 +90,8 @@ class ScaledConv(nn.Conv2d):
 
     def folded(self) -> nn.Conv2d:
         """An ordinary convolution that computes the same, as :func:`skipway.deploy.fold` puts in its place."""
-        made = nn.Conv2d(self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding)
-        made = made.to(self.weight)
+        sizes: tuple[Any, ...] = (self.kernel_size, self.stride, self.padding)
+        made = nn.Conv2d(self.in_channels, self.out_channels, *sizes).to(self.weight)
         assert made.bias is not None
         assert self.bias is not None
         with torch.no_grad():
