@@ -169,7 +169,7 @@ IN_PLACE = [
 ]
 
 
-@pytest.mark.parametrize("layer", IN_PLACE, ids=lambda layer: repr(layer).split("(")[0])
+@pytest.mark.parametrize("layer", IN_PLACE, ids=lambda layer: getattr(layer, "__name__", type(layer).__name__))
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("between", [[], [nn.Identity()], [nn.Flatten()]], ids=["next", "identity", "view"])
 def test_rule_5_a_tapped_value_is_never_changed_in_place(layer, training, between, x4):
