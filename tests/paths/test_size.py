@@ -183,3 +183,16 @@ def test_detach_stops_the_gradient_along_the_shortcut():
 def test_bad_input_says_what_is_right(make, said):
     with pytest.raises(ChainError, match=said):
         make()
+
+
+def test_the_fix_that_the_error_prints_works():
+    layers = [Conv(4, 5, 4), Conv(5, 6, 4)]
+    with pytest.raises(ChainError, match='or say path="crop"'):
+        Chain(*layers, wiring=[Shortcut(0, 2)], input=(4, 9, 9))
+    with pytest.raises(ChainError, match=r'write path=\["crop", "project"\]|path=\[.crop., "project"\]'):
+        Chain(*layers, wiring=[Shortcut(0, 2, path="crop")], input=(4, 9, 9))
+    assert Chain(*layers, wiring=[Shortcut(0, 2, path=["crop", "project"])], input=(4, 9, 9)).plan.output.shape == (
+        6,
+        3,
+        3,
+    )

@@ -110,5 +110,5 @@ def fix_for(branch: Value, shortcut: Value) -> str:
     if known and all(n >= m and -(-n // max(1, round(n / m))) == m for m, n in known):
         return 'add path="project" (a strided one follows from the two shapes)'
     if known and all(n > m for m, n in known):
-        return "give the layers between padding that keeps the size, or crop the shortcut with a module as path="
-    return "give an input whose size the layers between halve and double back exactly, or resize with a module as path="
+        return 'give the layers between padding that keeps the size, or say path="crop"'
+    return 'give an input whose size the layers between halve and double back exactly, or say path="resize"'

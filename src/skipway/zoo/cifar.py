@@ -20,6 +20,7 @@ from skipway.errors import nearest
 
 from .entry import COUNTED, Entry, Figure, parameters
 from .initialise import he
+from .options import positive
 from .resnet import Option, basic
 from .resnet import bottleneck as bottleneck_block
 
@@ -153,8 +154,7 @@ def wide_resnet(
     563930
     """
     n = stage_length(depth, "wide_resnet", 6, more=4)
-    if isinstance(widen, bool) or not isinstance(widen, int) or widen < 1:
-        raise ChainError(f"widen= is the factor k of 1605.07146, a positive whole number, not {widen!r}")
+    positive("the factor k of 1605.07146", widen=widen)
 
     def block(start: int, end: int, stride: int) -> Chain:
         return preact(start, end, stride, _two(start, end, stride, dropout), Project())
@@ -192,9 +192,8 @@ def cifar_resnext(
     Conv2d(32, 32, 3, padding=1, groups=4, bias=False)
     """
     n = stage_length(depth, "cifar_resnext", 9)
-    for name, letter, number in (("cardinality", "C", cardinality), ("width", "d", width)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ChainError(f"{name}= is {letter} of 1611.05431, a positive whole number, not {number!r}")
+    positive("C of 1611.05431", cardinality=cardinality)
+    positive("d of 1611.05431", width=width)
 
     def block(start: int, end: int, stride: int) -> Skip:
         return bottleneck_block(start, end // 256 * cardinality * width, end, stride, "B", "3x3", cardinality)

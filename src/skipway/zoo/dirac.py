@@ -19,6 +19,7 @@ from skipway import BatchNorm, Chain, ChainError, Conv, Dense, DiracConv, Global
 from .cifar import stage_length
 from .entry import COUNTED, Entry, Figure, parameters
 from .initialise import he
+from .options import positive
 
 #: pairs of layers in each of the four stages for ImageNet (table 3), those of the residual nets
 STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
@@ -63,8 +64,7 @@ def dirac(
     75738
     """
     n = stage_length(depth, "dirac", 6, more=4)
-    if isinstance(widen, bool) or not isinstance(widen, int) or widen < 1:
-        raise ChainError(f"widen= is the factor of the widths 16, 32 and 64, a positive whole number, not {widen!r}")
+    positive("the factor of the widths 16, 32 and 64", widen=widen)
     widths = (16 * widen, 32 * widen, 64 * widen)
     stem = Conv(in_channels, widths[0], 3, padding=1, bias=deployed)
     norm = {} if deployed else {"norm": BatchNorm(widths[0])}

@@ -40,6 +40,7 @@ from skipway import (
 )
 
 from .entry import COUNTED, Entry, Figure, parameters
+from .options import positive
 
 
 def layer(start: int, end: int, dropout: float = 0.0) -> Chain:
@@ -113,8 +114,7 @@ def fractalnet(
     >>> [len(net["block1"]), net["block1"].wiring[0].label, net["block1"].shortcuts["0->2"].path[0]]
     [2, '0->2', Conv2d(3, 4, 3, padding=1, bias=False)]
     """
-    if isinstance(columns, bool) or not isinstance(columns, int) or columns < 1:
-        raise ChainError(f"columns= is C of 1605.07648, a positive whole number, not {columns!r}")
+    positive("C of 1605.07648", columns=columns)
     if dropout is None:
         dropout = [i / 10 for i in range(len(widths))]
     elif isinstance(dropout, (int, float)):

@@ -8,8 +8,10 @@ from skipway import ChainError
 from skipway.errors import nearest
 
 
-def positive(**sizes: int) -> None:
+def positive(what: str = "", /, **sizes: int) -> None:
     """Raise ``ChainError`` for the first of these options that is not a positive whole number.
+
+    ``what`` says what they are in the words of the paper.
 
     >>> positive(width=8, depth=0)
     Traceback (most recent call last):
@@ -17,7 +19,8 @@ def positive(**sizes: int) -> None:
     """
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ChainError(f"{name}= is a positive whole number, not {size!r}")
+            said = f"{what}, " if what else ""
+            raise ChainError(f"{name}= is {said}a positive whole number, not {size!r}")
 
 
 def one_of(words: Iterable[str], source: str = "", **options: str) -> None:
