@@ -51,7 +51,8 @@ class Meeting:
             if not isinstance(path, Path):
                 fix = f"let the path {describe_layer(path)} bring what the merge takes"
             elif not isinstance(path, (Identity, Project, Pad)):
-                fix = fix.replace('add path="project"', f'write path=[{value_code(path).strip("[]")}, "project"]')
+                steps = value_code(path).strip("[]").replace("'", '"')
+                fix = fix.replace('add path="project"', f'write path=[{steps}, "project"]')
             plan.problems.append(f"{_named(self.at)}: {misfit.why}{self._ends(branch)}\n    fix: {fix}")
             return branch
         except OpenChainError as error:
