@@ -1,6 +1,7 @@
 import copy
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -265,6 +266,44 @@ def test_callbacks_see_the_state_and_can_stop(blobs: Data, quick: Fit) -> None:
     assert watch.steps == list(range(1, 10))
     assert len(history) == 3
     assert len(quick(nn.Linear(4, 3), blobs, epochs=5, callbacks=[lambda state: True])) == 1
+
+
+def test_callbacks_see_the_batch_of_the_step_and_no_batch_outlives_it(blobs: Data, quick: Fit) -> None:
+    rows: list[Tensor] = []
+    freed: list[weakref.ref[Tensor]] = []
+
+    class Watch:
+        def on_step(self, state: State) -> None:
+            assert freed == [] or freed[-1]() is None
+            rows.append(torch.cat([state.x, state.y[:, None]], 1))
+            freed.append(weakref.ref(state.x))
+            with torch.no_grad():
+                assert F.cross_entropy(before(state.x), state.y) == state.loss
+            before.load_state_dict(state.net.state_dict())
+
+        def __call__(self, state: State) -> None:
+            assert state.x is None
+            assert state.y is None
+
+    net = nn.Linear(4, 3)
+    before = copy.deepcopy(net)
+    quick(net, blobs, blobs, epochs=1, callbacks=[Watch()])
+    assert [len(part) for part in rows] == [20, 20, 21]
+    seen = {tuple(row) for row in torch.cat(rows).tolist()}
+    assert seen == {tuple(row) for row in torch.cat([blobs[0], blobs[1][:, None]], 1).tolist()}
+    assert freed[-1]() is None
+
+
+def test_a_callback_that_fails_leaves_no_batch_behind(blobs: Data, quick: Fit) -> None:
+    class Fails:
+        def on_step(self, state: State) -> None:
+            self.state = state
+            raise ValueError("mine")
+
+    fails = Fails()
+    with pytest.raises(ValueError, match="mine"):
+        quick(nn.Linear(4, 3), blobs, callbacks=[fails])
+    assert fails.state.x is None
 
 
 def test_a_callback_can_set_the_learning_rate(blobs: Data, quick: Fit) -> None:

@@ -34,8 +34,10 @@ class State:
     """What a callback sees: the live training.
 
     ``epoch`` counts from 1, ``step`` from 1 over all epochs; ``loss`` is that of the last step, a tensor on the device
-    (reading it waits for the device). Set ``stop`` to end after this epoch. To change the learning rate, write to
-    ``optimizer.param_groups``; what a callback derives from ``epoch`` or ``step`` goes on the same after a resume.
+    (reading it waits for the device). ``x`` and ``y`` are the batch of that step, on the device as the net got it; they
+    are there for ``on_step`` and None otherwise, so that no batch outlives its step. Set ``stop`` to end after this
+    epoch. To change the learning rate, write to ``optimizer.param_groups``; what a callback derives from ``epoch`` or
+    ``step`` goes on the same after a resume.
     """
 
     net: nn.Module
@@ -45,6 +47,8 @@ class State:
     epoch: int = 0
     step: int = 0
     loss: Tensor | None = None
+    x: Any = None
+    y: Any = None
     stop: bool = False
 
 
@@ -258,8 +262,13 @@ def _epoch(
         with torch.no_grad():
             sums.add(loss, count_correct(output, y, task.name), len(x))
         bar.step(state.epoch, steps, sums, began)
-        for call in on_step:
-            call(state)
+        if on_step:
+            state.x, state.y = x, y
+            try:
+                for call in on_step:
+                    call(state)
+            finally:
+                state.x = state.y = None
     guard.look()
     guard.check_parameters(state.step)
     score = sums.score()
