@@ -95,6 +95,7 @@ class Program:
         self._entries: dict[str, str] = {}
         self._prefixes: dict[str, str] = {}
         self._edges: dict[str, str] = {}
+        self._readers: dict[int, dict[str, int]] = {}
         self._lines: list[str] = []
         self.source = self._write()
 
@@ -183,13 +184,22 @@ class Program:
         gone = []
         for start in {e.start: self.graph.nodes[e.start] for e in node.edges}.values():
             for tap in ("state", "branch"):
-                readers = [e for e in start.leaves if (e.shortcut.tap if start.index else "state") == tap]
-                if readers and max(e.end for e in readers) == node.index:
+                if self._last_readers(start).get(tap) == node.index:
                     wanted = self.at is not None and start.index in self.at.values()
                     if not (tap == "state" and wanted):
                         gone.append(self._var(start, tap))
         if gone:
             self._line(f"del {', '.join(gone)}")
+
+    def _last_readers(self, start: Node) -> dict[str, int]:
+        """After which node nothing reads what is tapped of a value."""
+        found = self._readers.get(start.index)
+        if found is None:
+            found = self._readers[start.index] = {}
+            for e in start.leaves:
+                tap = e.shortcut.tap if start.index else "state"
+                found[tap] = max(found.get(tap, 0), e.end)
+        return found
 
     # -- merges --------------------------------------------------------------------------------------------------------
 
