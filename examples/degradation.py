@@ -66,7 +66,7 @@ def nets(depth: int) -> dict[str, Callable[[], Chain]]:
 
 def gradient_ratio(make: Callable[[], Chain], x: torch.Tensor, seeds: int) -> float:
     """The norm of the gradient where the body begins, over that where it ends: 1 where all of it arrives."""
-    found = signal(make, x, seeds=seeds)
+    found = signal(make, x, seeds=seeds, progress=False)
     norms = dict(zip(found.names, found.mean("backward"), strict=True))
     return norms["stem"] / norms["body"]
 

@@ -192,7 +192,7 @@ def test_an_interrupted_sweep_goes_on_and_ends_with_the_same_numbers(tmp_path: P
         trainings(patch, stop_at=4)
         with pytest.raises(KeyboardInterrupt):
             quick(seeds=2, test=blobs(24), run=tmp_path)
-    assert len(json.loads((tmp_path / "runs.json").read_text())["runs"]) == 3
+    assert len(json.loads((tmp_path / "runs.json").read_text())["done"]) == 3
     count = trainings(monkeypatch)
     found = quick(seeds=2, test=blobs(24), run=tmp_path)
     assert len(count) == 3
@@ -253,7 +253,7 @@ def test_a_loader_is_known_by_its_rows(tmp_path: Path):
     assert quick(train=loader, batch=None, run=tmp_path, epochs=1).of("plain", "train_loss") == found.of(
         "plain", "train_loss"
     )
-    assert Kept().find("plain", 0) is None
+    assert Kept().find("plain, seed 0") is None
 
 
 # -- the result --------------------------------------------------------------------------------------------------------

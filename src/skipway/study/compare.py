@@ -6,6 +6,7 @@ import contextlib
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from skipway.chain import Chain
 from skipway.errors import SkipwayError, TrainError
 from skipway.study.comparison import Comparison, Run
 from skipway.study.controls import controls
-from skipway.study.kept import Kept, net_known, same_data
+from skipway.study.kept import Kept, data_known, net_known
 from skipway.study.watch import Watch
 from skipway.train import History, State, fit
 from skipway.train.batches import TensorSource, source_of
@@ -118,18 +119,24 @@ def compare(
     with _as_found(on, threads):
         # what cannot work is told before minutes are spent on what can
         ready = {name: _start(name, net, seed, train, test, options) for name, net in nets.items()}
-        kept = Kept() if run is None else Kept.begin(
-            run, {k: v for k, v in told.items() if k not in ("device", "threads")},
-            same_data(train, test), {name: net_known(made, nets[name]) for name, (_, made) in ready.items()},
-        )  # fmt: skip
-        with Watch([(name, s) for s in range(seed, seed + seeds) for name in nets], epochs, progress) as watch:
+        known = {name: net_known(made, nets[name]) for name, (_, made) in ready.items()} if run is not None else {}
+        with (
+            Kept.begin(
+                run, "runs", options={k: v for k, v in told.items() if k != "device"},
+                data=data_known(**{"train data": train, "test data": test}) if run is not None else {},
+                nets={f"net {name!r}": one for name, one in known.items()}, free=("nets", "seeds"),
+            ) as kept,
+            Watch([(name, s) for s in range(seed, seed + seeds) for name in nets], epochs, progress) as watch,
+        ):  # fmt: skip
             for s in range(seed, seed + seeds):
                 for name, net in nets.items():
-                    one = kept.find(name, s)
-                    if one is None:
+                    piece = kept.find(f"{name}, seed {s}")
+                    if piece is None:
                         one, made = ready.pop(name) if s == seed else _start(name, net, s, train, test, options)
                         _train(one, made, train, test, options, watch)
-                        kept.keep(one)
+                        kept.keep(f"{name}, seed {s}", {**asdict(one), "history": one.history.rows})
+                    else:
+                        one = Run(**{**piece, "history": History(piece["history"])})
                     result.runs.append(one)
     return result
 

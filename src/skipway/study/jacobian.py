@@ -18,6 +18,7 @@ from skipway.chain import Chain
 from skipway.errors import ChainError, DataError, SkipwayError, nearest
 from skipway.graph import Node
 from skipway.study.given import Bar, device_of
+from skipway.study.kept import Kept, data_known, net_known
 from skipway.study.result import COLOURS, GREYS, Result, as_json
 from skipway.study.signal import trunk
 from skipway.study.walk import Walk, fit_input, need_chain
@@ -195,6 +196,7 @@ def jacobian(
     at: Sequence[str] | None = None,
     start: str = "input",
     double: bool = True,
+    run: str | Path | None = None,
     progress: bool = True,
 ) -> Jacobian:
     """The singular values of the Jacobian of a net, exactly, for every row of ``x`` and by depth.
@@ -217,6 +219,9 @@ def jacobian(
         the value to change. With the name of the stem, the stem is left out of what is measured.
     double:
         compute in float64, since the small singular values of a deep net are lost in float32.
+    run:
+        a folder that keeps the rows that are done in ``jacobian.json``: with the same net, rows and options again, an
+        interrupted study goes on from there.
 
     Costs a backward pass for every feature of every value, a row at a time: for small nets.
 
@@ -227,6 +232,8 @@ def jacobian(
     DataError
         for rows that do not fit, are not finite or not floating point, and values so wide that their Jacobians do not
         fit into memory.
+    CheckpointError
+        for a folder that cannot be written, or that keeps a study of another net, other data or options.
 
     >>> from skipway import Dense, every
     >>> net = Chain(Dense(4, 4), Dense(4, 4), wiring=every(1, scale=0.0))
@@ -254,30 +261,46 @@ def jacobian(
         )
     backward = sum(sizes[i] for i in wanted)
     found: dict[int, list[tuple[float, ...]]] = {i: [] for i in wanted}
-    run = vmap(jacrev(_from(walk, begin, wanted)), randomness="same")
+    run_all = vmap(jacrev(_from(walk, begin, wanted)), randomness="same")
     zero = torch.zeros(sizes[begin], dtype=kind, device=x.device)
-    with Bar(f"jacobian: {backward:,} backward passes for each of {len(x):,} rows", len(x), progress) as bar:
-        # a row at a time where the Jacobians are large
-        step = max(1, min(_ROWS, _MOST // 8 // max(entries, 1)))
+    # a row at a time where the Jacobians are large
+    step = max(1, min(_ROWS, _MOST // 8 // max(entries, 1)))
+    kept = Kept.begin(
+        run, "jacobian", options={"at": [nodes[i].name for i in wanted], "start": start, "double": double},
+        data=data_known(rows=(x, x)) if run is not None else {},
+        nets={"the net": net_known(net, net)} if run is not None else {},
+    )  # fmt: skip
+    again = f"; {min(len(x), len(kept) * step):,} rows are kept" if len(kept) else ""
+    cost = f"jacobian: {backward:,} backward passes for each of {len(x):,} rows{again}"
+    with kept, Bar(cost, len(x), progress) as bar:
         for first in range(0, len(x), step):
             rows = x[first : first + step]
-            try:
-                made = run(zero.expand(len(rows), -1), rows)
-            except SkipwayError:
-                raise
-            except Exception as error:
-                told = " ".join(str(error).split())
-                raise ChainError(
-                    f"jacobian: torch.func cannot differentiate this net in {kind}: {told}"
-                    + ("; try double=False" if double else "")
-                ) from error
-            for i, matrices in made.items():
-                found[i] += [_singular(matrix, kind) for matrix in matrices]
+            piece = kept.find(f"row {first}")
+            if piece is None:
+                made = _made(run_all, zero, rows, kind)
+                piece = [[_singular(matrix, kind) for matrix in made[i]] for i in wanted]
+                kept.keep(f"row {first}", piece)
+            for i, spectra_of in zip(wanted, piece, strict=True):
+                found[i] += map(tuple, spectra_of)
             bar.step(len(rows))
     spectra = [
         Spectrum(nodes[i].name, _depth(nodes, begin, i), tuple(found[i]), sizes[begin], sizes[i]) for i in wanted
     ]
     return Jacobian(start, tuple(spectra), len(x))
+
+
+def _made(run: Callable[..., dict[int, Tensor]], zero: Tensor, rows: Tensor, kind: torch.dtype) -> dict[int, Tensor]:
+    """The Jacobians of all values wanted, for some rows at once."""
+    try:
+        return run(zero.expand(len(rows), -1), rows)
+    except SkipwayError:
+        raise
+    except Exception as error:
+        told = " ".join(str(error).split())
+        raise ChainError(
+            f"jacobian: torch.func cannot differentiate this net in {kind}: {told}"
+            + ("; try double=False" if kind == torch.float64 else "")
+        ) from error
 
 
 def _wanted(walk: Walk, start: str, at: Sequence[str] | None) -> tuple[int, list[int]]:

@@ -1,104 +1,152 @@
-"""The runs of a comparison in a folder, each written when it ends, so that an interrupted one can go on."""
+"""What a study has done so far, in a file of a folder, so that one that was interrupted can go on."""
 
 from __future__ import annotations
 
 import json
+import re
+import time
 import zlib
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from torch import Tensor, nn
 
 from skipway.errors import CheckpointError
-from skipway.study.comparison import Run
 from skipway.study.record import prepare
 from skipway.train.batches import TensorSource, source_of
 from skipway.train.checkpoint import write_whole
-from skipway.train.history import History
 from skipway.train.losses import is_chain
 from skipway.train.run import describe_net
 
-_FILE = "runs.json"
+# a file that grows is written less often, so that writing takes a tenth of the time at most
+_SHARE = 10
 
 
 class Kept:
-    """The runs that have ended; without a folder they are forgotten.
+    """The pieces of a study that are done, each plain data under a name; without a folder they are forgotten.
 
-    >>> Kept().find("plain", 0) is None
-    True
+    The file is written whole or not at all, at the end of the ``with`` however it ends, and before that whenever a
+    piece is kept and the last writing is ten times as long ago as it took.
+
+    >>> with Kept() as kept:
+    ...     kept.keep("plain, seed 0", {"loss": 0.5})
+    ...     kept.find("plain, seed 0"), kept.find("plain, seed 1")
+    ({'loss': 0.5}, None)
     """
 
     def __init__(self, path: Path | None = None, told: Mapping[str, Any] | None = None) -> None:
         self._path, self._told = path, dict(told or {})
-        self._runs: list[Run] = []
+        self._done: dict[str, Any] = {}
+        self._new = False
+        self._written, self._took = 0.0, 0.0
 
     @classmethod
-    def begin(cls, folder: str | Path, options: Any, data: Any, nets: Mapping[str, Any]) -> Kept:
-        """The runs in a folder, made if it is not there.
+    def begin(
+        cls, folder: str | Path | None, study: str, *, options: Mapping[str, Any], data: Any, nets: Mapping[str, Any],
+        free: Sequence[str] = (),
+    ) -> Kept:  # fmt: skip
+        """What a folder, made if it is not there, keeps of a study in ``<study>.json``; nothing where it is None.
 
-        Raises ``CheckpointError`` where it cannot be written, or keeps runs of other options, data or nets.
+        ``options``, ``data`` and ``nets`` say what the pieces depend on; nets may be added. ``free`` names, for the
+        error, what may be another in the same folder.
+
+        Raises ``CheckpointError`` where it cannot be written, or keeps the study of other options, data or nets.
         """
-        path = prepare(folder) / _FILE
+        if folder is None:
+            return cls()
+        path = prepare(folder) / f"{study}.json"
         told = json.loads(json.dumps({"options": options, "data": data, "nets": nets}))
         kept = cls(path, told)
         if path.exists():
             try:
                 old = json.loads(path.read_text())
-                kept._runs = [Run(**{**run, "history": History(run["history"])}) for run in old["runs"]]
+                kept._done = dict(old["done"])
                 changed = [*_changes(old["options"], told["options"]), *_changes(old["data"], told["data"])]
                 again = {name: known for name, known in told["nets"].items() if name in old["nets"]}
-                changed += [f"net {name!r} is another one" for name in again if again[name] != old["nets"][name]]
+                changed += [f"{name} is another one" for name in again if again[name] != old["nets"][name]]
             except (OSError, ValueError, KeyError, TypeError) as error:
-                raise CheckpointError(f"cannot read {path}: {error}; move it away, or give another folder") from error
-            if changed:
                 raise CheckpointError(
-                    f"{folder} keeps runs of another comparison: {'; '.join(changed)}. Set it back (nets and seeds may "
-                    f"be added), or give another folder"
+                    f"cannot read {path} ({type(error).__name__}: {error}): move it away, or give another folder"
+                ) from error
+            if changed:
+                may = f" ({_listed(free)} may change)" if free else ""
+                raise CheckpointError(
+                    f"{path} keeps another study: {'; '.join(changed)}. Set it back{may}, or give another folder"
                 )
             kept._told["nets"] = {**old["nets"], **told["nets"]}
         kept._write()
         return kept
 
-    def find(self, name: str, seed: int) -> Run | None:
-        """The run of a net under a seed; None where it has not ended yet."""
-        return next((run for run in self._runs if (run.name, run.seed) == (name, seed)), None)
+    def __enter__(self) -> Kept:
+        return self
 
-    def keep(self, run: Run) -> None:
-        """Write a run that has ended. Raises ``CheckpointError`` when the disk refuses."""
-        self._runs.append(run)
-        self._write()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._new:
+            self._write()
+
+    def __len__(self) -> int:
+        return len(self._done)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._done
+
+    def find(self, name: str) -> Any:
+        """The piece of a name; None where it is not done yet."""
+        return self._done.get(name)
+
+    def keep(self, name: str, piece: Any) -> None:
+        """Keep a piece that is done. Raises ``CheckpointError`` when the disk refuses."""
+        self._done[name] = piece
+        self._new = True
+        if time.monotonic() - self._written > _SHARE * self._took:
+            self._write()
 
     def _write(self) -> None:
         if self._path is not None:
-            runs = [{**asdict(run), "history": run.history.rows} for run in self._runs]
+            began = time.monotonic()
             # a loss may be NaN, which Python's JSON can write and read
-            write_whole(self._path, (json.dumps({**self._told, "runs": runs}, indent=1) + "\n").encode())
+            write_whole(self._path, (json.dumps({**self._told, "done": self._done}) + "\n").encode())
+            self._written = time.monotonic()
+            self._took = self._written - began
+        self._new = False
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [
         f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
         for name in dict.fromkeys([*old, *new])
-        # what the seeds are is known of each run
-        if old.get(name) != new.get(name) and name not in ("seed", "seeds")
+        if old.get(name) != new.get(name)
     ]
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def net_known(net: nn.Module, given: object) -> dict[str, Any]:
     """What a net is known by: its code, its state, and where it was given as a module, its weights."""
-    told: dict[str, Any] = {"net": repr(net) if is_chain(net) else str(net), "state": describe_net(net)}
+    text = repr(net) if is_chain(net) else str(net)
+    # where a function lies in memory says nothing
+    told: dict[str, Any] = {"net": re.sub(r" at 0x[0-9a-f]+", "", text), "state": describe_net(net)}
     if isinstance(given, nn.Module):
         told["weights"] = _sum(*given.state_dict().values())
     return told
 
 
-def same_data(train: Any, test: Any) -> dict[str, Any]:
-    """What data is known by: its shapes and a checksum, or only the number of rows where a loader brings it."""
+def data_known(**data: Any) -> dict[str, str]:
+    """What data is known by: its shapes and a checksum, or only the number of rows where a loader brings it.
+
+    >>> import torch
+    >>> data_known(train=(torch.zeros(3, 2), torch.zeros(3)), test=None)
+    {'train': '(3, 2), (3,), 6ab6b2d5', 'test': 'none'}
+    """
     found = {}
-    for where, data in (("train data", train), ("test data", test)):
-        source = None if data is None else source_of(data, None if hasattr(data, "batch_size") else 1, where)
+    for where, held in data.items():
+        source = None if held is None else source_of(held, None if hasattr(held, "batch_size") else 1, where)
         if isinstance(source, TensorSource):
             found[where] = f"{tuple(source.x.shape)}, {tuple(source.y.shape)}, {_sum(source.x, source.y)}"
         else:

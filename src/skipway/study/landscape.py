@@ -18,6 +18,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from skipway.errors import ChainError
 from skipway.gains import undecayed
 from skipway.study.given import Bar, task_of, whole
+from skipway.study.kept import Kept, data_known, net_known
 from skipway.study.result import COLOURS, Result, as_json
 from skipway.train.batches import Source
 from skipway.train.guard import untouched
@@ -194,6 +195,7 @@ def landscape(
     seeds: int = 1,
     batchnorm: BatchNorms = "kept",
     batch: int = 1024,
+    run: str | Path | None = None,
     progress: bool = True,
 ) -> Landscape:
     """The loss around a net, along random directions scaled to its filters (Li et al., 1712.09913).
@@ -225,12 +227,17 @@ def landscape(
         every point, at the cost of a second pass over it.
     batch, progress:
         rows at a time; False is silent, otherwise the cost is said first, and a terminal shows a bar.
+    run:
+        a folder that keeps every point in ``landscape.json``: with the same net, data and options again, those in it
+        are not measured again, so that an interrupted study goes on. Seeds may be added.
 
     Raises
     ------
     ChainError, OpenChainError, DataError, TrainError
         for options that cannot be, an open chain, data that does not fit, is not finite or has one class, and a net
         that is not finite.
+    CheckpointError
+        for a folder that cannot be written, or that keeps a study of another net, other data or options.
 
     >>> from skipway import Chain, Dense, Skip, relu
     >>> net = Chain(Dense(2, 8, relu), Skip(Dense(8, 8, relu)), Dense(8, 2))
@@ -261,17 +268,30 @@ def landscape(
     anew = batchnorm == "anew"
     passes = (1 + anew) * len(grid) * seeds
     told = f"{source.rows:,} rows" if source.rows is not None else "the data"
+    kept = Kept.begin(
+        run, "landscape", options={
+            "directions": directions, "span": span, "points": points, "batchnorm": batchnorm, "loss": task.name,
+            "batch": batch,
+        }, data=data_known(data=data) if run is not None else {},
+        nets={"the net": net_known(net, net)} if run is not None else {}, free=("seed", "seeds"),
+    )  # fmt: skip
+    again = f"; {len(kept)} points are kept" if len(kept) else ""
     losses = []
-    with untouched(net, task.device, train=False), Bar(
-        f"landscape: {passes} passes over {told}", len(grid) * seeds, progress
-    ) as bar:  # fmt: skip
+    with (
+        untouched(net, task.device, train=False), kept,
+        Bar(f"landscape: {passes} passes over {told}{again}", len(grid) * seeds, progress) as bar,
+    ):  # fmt: skip
         for s in range(seed, seed + seeds):
             draw = torch.Generator().manual_seed(s)
             drawn = [_direction(filters, draw) for _ in range(directions)]
             row = []
-            for a, b in grid:
-                with _moved(filters, drawn, (a, b)):
-                    row.append(_loss(task, source, anew))
+            for i, (a, b) in enumerate(grid):
+                found = kept.find(f"seed {s}, point {i}")
+                if found is None:
+                    with _moved(filters, drawn, (a, b)):
+                        found = _loss(task, source, anew)
+                    kept.keep(f"seed {s}, point {i}", found)
+                row.append(found)
                 bar.step()
             losses += [tuple(row[i : i + points]) for i in range(0, len(row), points)]
     middle = losses[half if directions == 2 else 0][half]

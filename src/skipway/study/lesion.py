@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import itertools
 import random
-import statistics
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,165 +14,13 @@ from torch import Tensor
 from skipway.chain import Chain
 from skipway.errors import ChainError
 from skipway.graph import Edge, Node
+from skipway.study.cuts import Change, Cut, Lesion, Part
 from skipway.study.given import Bar, task_of, whole
-from skipway.study.result import COLOURS, GREYS, Result, aligned, as_json, short
+from skipway.study.kept import Kept, data_known, net_known
 from skipway.study.walk import Meet, Walk, need_chain
 from skipway.train.guard import untouched
-from skipway.train.losses import Loss, class_axis, count_correct
+from skipway.train.losses import LOSSES, Loss, class_axis, count_correct
 from skipway.train.measure import Task
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-Part = Literal["branch", "shortcut"]
-_PARTS: tuple[Part, ...] = ("branch", "shortcut")
-
-
-class Change(NamedTuple):
-    """A change against the whole net, and the interval that holds 95 % of what other rows would have shown."""
-
-    mean: float
-    low: float
-    high: float
-
-    @property
-    def sure(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return self.low > 0 or self.high < 0
-
-
-@dataclass(frozen=True)
-class Cut:
-    """One lesion: what was cut, and what the net then did.
-
-    ``mass`` is the share that it has in the merge, by the norm of what meets there, in the whole net: the largest mass
-    is not always the largest effect. ``interaction``, of a pair, is its change in loss less those of its two by
-    themselves.
-    """
-
-    what: tuple[str, ...]
-    loss: float
-    accuracy: float | None
-    loss_change: Change
-    accuracy_change: Change | None
-    mass: float | None = None
-    interaction: Change | None = None
-
-
-@dataclass(frozen=True, repr=False)
-class Lesion(Result):
-    """What :func:`lesion` measured: the whole net, and every cut."""
-
-    loss: float
-    accuracy: float | None
-    cuts: tuple[Cut, ...]
-    how: float | str
-    rows_used: int
-    seed: int
-    resamples: int
-    interrupted: bool = False
-
-    def of(self, part: Part) -> tuple[Cut, ...]:
-        """The single cuts of branches, or of shortcuts, in the order of the net."""
-        return tuple(cut for cut in self.cuts if len(cut.what) == 1 and cut.what[0].startswith(f"{part} "))
-
-    @property
-    def pairs(self) -> tuple[Cut, ...]:
-        return tuple(cut for cut in self.cuts if len(cut.what) == 2)
-
-    def rows(self) -> list[tuple[str, ...]]:
-        heads = ("cut", "mass", "loss", "change (95 %)", "accuracy", "change (95 %)", "interaction")
-        made = [heads, ("nothing", "", f"{self.loss:.3f}", "", _percent(self.accuracy), "", "")]
-        for cut in self.cuts:
-            change = cut.accuracy_change
-            in_points = None if change is None else Change(*(100 * value for value in change))
-            made.append(
-                (
-                    " + ".join(cut.what), "" if cut.mass is None else f"{cut.mass:.2f}", f"{cut.loss:.3f}",
-                    _told(cut.loss_change, "+.3f"), _percent(cut.accuracy), _told(in_points, "+.1f"),
-                    _told(cut.interaction, "+.3f"),
-                )
-            )  # fmt: skip
-        empty = [i for i in range(len(heads)) if not any(row[i] for row in made[1:])]
-        return [tuple(cell for i, cell in enumerate(row) if i not in empty) for row in made]
-
-    def table(self) -> str:
-        """A line a cut, and the verdict."""
-        return f"{aligned(self.rows())}\n\n{self.verdict()}"
-
-    def verdict(self) -> str:
-        """What single cuts do, of branches and of shortcuts, in a sentence each, computed."""
-        said = []
-        for part in _PARTS:
-            cuts = self.of(part)
-            if cuts:
-                said.append(self._sentence(part, cuts))
-        if self.interrupted:
-            said.append("The study was interrupted: this is what it had.")
-        return " ".join(said)
-
-    def _sentence(self, part: str, cuts: Sequence[Cut]) -> str:
-        sure = sum(cut.loss_change.sure for cut in cuts)
-        counted = f"{sure} of {len(cuts)} change the loss for sure"
-        if self.accuracy is None or any(cut.accuracy is None for cut in cuts):
-            worst = max(cuts, key=lambda cut: cut.loss)
-            mean = statistics.mean(cut.loss for cut in cuts)
-            return (
-                f"Without one {part} the loss goes from {short(self.loss)} to {short(mean)} on average, "
-                f"{short(worst.loss)} at worst ({worst.what[0]}); {counted}."
-            )
-        worst = min(cuts, key=lambda cut: cut.accuracy or 0.0)
-        mean = statistics.mean(cut.accuracy or 0.0 for cut in cuts)
-        return (
-            f"Without one {part} {_percent(self.accuracy)} right become {_percent(mean)} on average, "
-            f"{_percent(worst.accuracy)} at worst ({worst.what[0]}); {counted}."
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything measured, as JSON has it: a number that is not finite is None."""
-        cuts = [
-            {
-                "what": cut.what, "loss": cut.loss, "accuracy": cut.accuracy, "loss_change": cut.loss_change,
-                "accuracy_change": cut.accuracy_change, "mass": cut.mass, "interaction": cut.interaction,
-            }
-            for cut in self.cuts
-        ]  # fmt: skip
-        made: dict[str, Any] = as_json(
-            {
-                "loss": self.loss, "accuracy": self.accuracy, "how": self.how, "rows": self.rows_used,
-                "seed": self.seed, "resamples": self.resamples, "interrupted": self.interrupted,
-                "verdict": self.verdict(), "cuts": cuts,
-            }
-        )  # fmt: skip
-        return made
-
-    def plot(self, path: str | Path | None = None) -> Figure:
-        """The change in loss (and accuracy) of every single cut along the net, with its interval.
-
-        Written to ``path`` if given.
-        """
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
-
-        panels = ["loss"] + ["accuracy"] * (self.accuracy is not None)
-        figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
-        for place, which in enumerate(panels, start=1):
-            axes = figure.add_subplot(1, len(panels), place)
-            for part, colour in zip(_PARTS, COLOURS, strict=False):
-                changes = [getattr(cut, f"{which}_change") for cut in self.of(part)]
-                if changes:
-                    off = [[c.mean - c.low for c in changes], [c.high - c.mean for c in changes]]
-                    axes.errorbar(
-                        range(len(changes)), [c.mean for c in changes], yerr=[[max(0.0, v) for v in s] for s in off],
-                        color=colour, fmt="o", markersize=4, linewidth=1, label=f"without one {part}",
-                    )  # fmt: skip
-            axes.axhline(0, color=GREYS[0], linewidth=1, linestyle=":")
-            axes.set(xlabel="which, in the order of the net", title=f"change in {which}")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.legend()
-        if path is not None:
-            figure.savefig(path, dpi=150)
-        return figure
 
 
 def lesion(
@@ -188,6 +34,7 @@ def lesion(
     seed: int = 0,
     resamples: int = 1000,
     batch: int = 1024,
+    run: str | Path | None = None,
     progress: bool = True,
 ) -> Lesion:
     """Cut every branch and every shortcut of a net, one at a time, and measure loss and accuracy (1605.06431).
@@ -210,6 +57,10 @@ def lesion(
         of the rows drawn again for the intervals (bootstrap, the same rows for the cut net and the whole), of shuffling
         and of pairs.
 
+    run:
+        a folder that keeps every cut in ``lesion.json``: with the same net, data and options again, those in it are
+        not made again. More pairs may be asked for.
+
     An interrupt (Ctrl-C) ends the study with what it has.
 
     Raises
@@ -218,6 +69,8 @@ def lesion(
         for what is no closed chain, a net without shortcuts, and options that cannot be.
     DataError, TrainError
         for data that does not fit, is not finite or has one class only.
+    CheckpointError
+        for a folder that cannot be written, or that keeps a study of another net, other data or options.
 
     >>> from skipway import Dense, every, relu
     >>> net = Chain(*[Dense(4, 4, relu) for _ in range(3)], wiring=every(1))
@@ -247,23 +100,38 @@ def lesion(
     # the batches are gone over again and again, and shall be the same
     batches = [(x.to(task.device), y.to(task.device)) for x, y in source]
     rows = sum(len(x) for x, _ in batches)
+    kept = Kept.begin(
+        run, "lesion", options={"parts": sorted(wanted), "how": how, "loss": task.name, "seed": seed, "batch": batch},
+        data=data_known(data=data) if run is not None else {},
+        nets={"the net": net_known(chain, chain)} if run is not None else {}, free=("pairs", "resamples"),
+    )  # fmt: skip
+    again = sum(" + ".join(cut) in kept for cut in tries[1:])
+    cost = f"lesion: {len(tries) - 1} cuts, each a pass over {rows:,} rows" + (f"; {again} are kept" if again else "")
     masses: dict[str, list[float]] = {name: [] for name in places}
-    seen: list[tuple[Tensor, Tensor | None]] = []
+    seen: list[_Seen] = []
     interrupted = False
-    with (
-        untouched(chain, task.device, train=False),
-        Bar(f"lesion: {len(tries) - 1} cuts, each a pass over {rows:,} rows", len(tries), progress) as bar,
-    ):
+    with untouched(chain, task.device, train=False), kept, Bar(cost, len(tries), progress) as bar:
         try:
             for cut in tries:
-                meet = _cutting([places[name] for name in cut], how, seed) if cut else _weighing(places, masses)
-                seen.append(_pass(walk, task, batches, meet))
+                piece = kept.find(" + ".join(cut))
+                if piece is None:
+                    meet = _cutting([places[name] for name in cut], how, seed) if cut else _weighing(places, masses)
+                    losses, right = _pass(walk, task, batches, meet)
+                    piece = {"losses": losses.tolist(), "right": None if right is None else right.tolist()}
+                    if not cut:
+                        piece["masses"] = {name: sum(found) / len(found) for name, found in masses.items()}
+                    kept.keep(" + ".join(cut), piece)
+                seen.append(piece)
                 bar.step()
         except KeyboardInterrupt:
             if not seen:
                 raise
             interrupted = True
-    return _result(tries[: len(seen)], seen, masses, how, rows, seed, resamples, interrupted)
+    return _result(tries[: len(seen)], seen, how, rows, seed, resamples, interrupted)
+
+
+#: of a cut: the loss of every row, the share of its targets that is right, and of no cut the masses
+_Seen = Mapping[str, Any]
 
 
 class _Place(NamedTuple):
@@ -326,20 +194,34 @@ def _pass(walk: Walk, task: Task, batches: Sequence[tuple[Tensor, Tensor]], meet
     losses, right = [], []
     for x, y in batches:
         output = walk(x, meet=meet)
-        losses += [float(task.loss(output[i : i + 1], y[i : i + 1])) for i in range(len(x))]
+        losses.append(_each(task, output, y).double().cpu())
         if count_correct(output, y, task.name) is not None:
             axis = class_axis(output, y)
             target = y.argmax(axis) if y.shape == output.shape else y
             right.append((output.argmax(axis) == target).reshape(len(x), -1).double().mean(1).cpu())
-    return torch.tensor(losses, dtype=torch.float64), torch.cat(right) if right else None
+    return torch.cat(losses), torch.cat(right) if right else None
+
+
+def _each(task: Task, output: Tensor, y: Tensor) -> Tensor:
+    """The loss of every row by itself."""
+
+    def one(row: Tensor, target: Tensor) -> Tensor:
+        return task.loss(row.unsqueeze(0), target.unsqueeze(0))
+
+    if task.name in LOSSES:  # a loss of the user's may do what cannot be vectorised
+        found: Tensor = torch.vmap(one)(output, y)
+        return found
+    return torch.stack([one(row, target).detach() for row, target in zip(output, y, strict=True)])
 
 
 def _result(
-    tries: Sequence[tuple[str, ...]], seen: Sequence[tuple[Tensor, Tensor | None]], masses: dict[str, list[float]],
-    how: float | str, rows: int, seed: int, resamples: int, interrupted: bool,
+    tries: Sequence[tuple[str, ...]], seen: Sequence[_Seen], how: float | str, rows: int, seed: int, resamples: int,
+    interrupted: bool,
 ) -> Lesion:  # fmt: skip
-    losses = {cut: loss for cut, (loss, _) in zip(tries, seen, strict=True)}
-    rights = {cut: right for cut, (_, right) in zip(tries, seen, strict=True) if right is not None}
+    pieces = list(zip(tries, seen, strict=True))
+    losses = {cut: torch.tensor(one["losses"], dtype=torch.float64) for cut, one in pieces}
+    rights = {cut: torch.tensor(one["right"], dtype=torch.float64) for cut, one in pieces if one["right"] is not None}
+    masses = seen[0]["masses"]
     # a row a change: in loss, in accuracy, and what a pair does beyond its two
     changes = [losses[cut] - losses[()] for cut in tries[1:]]
     changes += [rights[cut] - rights[()] for cut in tries[1:] if rights]
@@ -352,7 +234,7 @@ def _result(
     cuts = tuple(
         Cut(
             cut, float(losses[cut].mean()), float(rights[cut].mean()) if rights else None, in_loss[cut],
-            in_right.get(cut), statistics.mean(masses[cut[0]]) if len(cut) == 1 else None, beyond.get(cut),
+            in_right.get(cut), masses[cut[0]] if len(cut) == 1 else None, beyond.get(cut),
         )
         for cut in tries[1:]
     )  # fmt: skip
@@ -375,14 +257,6 @@ def _bootstrap(changes: Sequence[Tensor], resamples: int, seed: int) -> list[Cha
         means.append(weights @ values / rows)
     ends = torch.quantile(torch.cat(means), torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
     return [Change(*map(float, three)) for three in zip(values.mean(0), ends[0], ends[1], strict=True)]
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f} %"
-
-
-def _told(change: Change | None, form: str) -> str:
-    return "" if change is None else f"{change.mean:{form}} ({change.low:{form}} to {change.high:{form}})"
 
 
 __all__ = ["Change", "Cut", "Lesion", "lesion"]

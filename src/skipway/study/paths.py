@@ -17,10 +17,11 @@ from skipway.chain import Chain
 from skipway.errors import ChainError, DataError
 from skipway.graph import Edge, Node
 from skipway.study.given import Bar, whole
+from skipway.study.kept import Kept, data_known, net_known
 from skipway.study.lengths import Place, Spread, Unit, length_of, places, places_of, spread
 from skipway.study.result import COLOURS, GREYS, Result, as_json
 from skipway.study.walk import Walk, fit_input, need_chain
-from skipway.train.guard import untouched
+from skipway.train.guard import seed_random, untouched
 from skipway.train.losses import Loss, choose_loss
 from skipway.wiring import Wiring
 
@@ -188,6 +189,7 @@ def paths(
     loss: str | Loss = "auto",
     samples: int = 12,
     seed: int = 0,
+    run: str | FilePath | None = None,
     progress: bool = True,
 ) -> Paths:
     """Count all paths from input to output by their length, exactly, and measure which of them carry the gradient.
@@ -210,6 +212,9 @@ def paths(
         long as they have weights.
     loss, samples, seed:
         the loss as in :func:`skipway.fit`, how many paths are drawn of each length, and by which seed.
+    run:
+        a folder that keeps the gradients of every length in ``paths.json``: with the same net, data and options again,
+        those in it are not measured again, so that an interrupted study goes on.
     progress:
         False is silent; otherwise gradients say what they cost, and a terminal shows a bar.
 
@@ -219,6 +224,8 @@ def paths(
         for what is no closed chain, a unit that is not known, or, with data, chains hidden in other modules.
     DataError
         for a batch that does not fit, or is not finite.
+    CheckpointError
+        for a folder that cannot be written, or that keeps a study of another net, other data or options.
 
     >>> from skipway import every, sliding
     >>> paths(every(1), layers=12).total, paths(sliding(2), layers=12).total
@@ -249,33 +256,59 @@ def paths(
     x, y = fit_input(chain, pair[0], "paths"), pair[1]
     if not isinstance(y, Tensor) or len(y) != len(x):
         raise DataError(f"paths: {len(x)} rows of x, and {len(y) if isinstance(y, Tensor) else 'none'} of y")
-    measured = _gradients(chain, found, known, counted.counts, unit, x, y, loss, samples, seed, progress)
+    name, function = choose_loss(loss, net, y)
+    kept = Kept.begin(
+        run, "paths", options={"unit": unit, "loss": name, "samples": samples, "seed": seed},
+        data=data_known(data=(x, y)) if run is not None else {},
+        nets={"the net": net_known(chain, chain)} if run is not None else {},
+    )  # fmt: skip
+    draw = _Draws(found, known, unit, samples, random.Random(seed))
+    measured = _gradients(chain, draw, counted.counts, x, y, function, seed, kept, progress)
     return Paths(counted.counts, unit, measured, samples, len(x), seed)
 
 
+@dataclass(frozen=True)
+class _Draws:
+    """Paths of a length, drawn at random."""
+
+    found: list[Place]
+    known: Spread
+    unit: Unit
+    samples: int
+    generator: random.Random
+
+    def of(self, length: int) -> list[dict[int, int]]:
+        return [_draw(self.found, self.known, self.unit, length, self.generator) for _ in range(self.samples)]
+
+
 def _gradients(
-    net: Chain, found: list[Place], known: Spread, counts: tuple[int, ...], unit: Unit,
-    x: Tensor, y: Tensor, loss: str | Loss, samples: int, seed: int, progress: bool,
+    net: Chain, draws: _Draws, counts: tuple[int, ...], x: Tensor, y: Tensor, loss: Loss, seed: int, kept: Kept,
+    progress: bool,
 ) -> tuple[tuple[int, float], ...]:  # fmt: skip
     """The mean norm of the gradient along one path, for up to 24 lengths from the shortest to the longest."""
-    _, function = choose_loss(loss, net, y)
-    walk, draw = Walk(net), random.Random(seed)
+    walk = Walk(net)
     there = [k for k, count in enumerate(counts) if count]
     chosen = sorted({there[round(i * (len(there) - 1) / (_LENGTHS - 1))] for i in range(_LENGTHS)})
     measured = []
-    cost = f"paths: {len(chosen) * samples} passes forward and back over {len(x):,} rows"
-    bar = Bar(cost, len(chosen) * samples, progress)
-    with untouched(net, x.device, train=True), torch.enable_grad(), bar:
+    again = f"; {len(kept)} of {len(chosen)} lengths are kept" if len(kept) else ""
+    cost = f"paths: {len(chosen) * draws.samples} passes forward and back over {len(x):,} rows{again}"
+    bar = Bar(cost, len(chosen) * draws.samples, progress)
+    with untouched(net, x.device, train=True), torch.enable_grad(), kept, bar:
         for length in chosen:
-            norms = []
-            for _ in range(samples):
-                way = _draw(found, known, unit, length, draw)
-                start = x.detach().requires_grad_()
-                output = walk(start, meet=_only(way))
-                (gradient,) = torch.autograd.grad(function(output, y), start, allow_unused=True)
-                norms.append(0.0 if gradient is None else float(gradient.norm()))
-                bar.step()
-            measured.append((length, sum(norms) / samples))
+            ways = draws.of(length)  # also of a length that is kept: the next ones are then the same
+            if f"length {length}" not in kept:
+                seed_random(seed, x.device)
+                norms = []
+                for way in ways:
+                    start = x.detach().requires_grad_()
+                    output = walk(start, meet=_only(way))
+                    (gradient,) = torch.autograd.grad(loss(output, y), start, allow_unused=True)
+                    norms.append(0.0 if gradient is None else float(gradient.norm()))
+                    bar.step()
+                kept.keep(f"length {length}", sum(norms) / len(norms))
+            else:
+                bar.step(len(ways))
+            measured.append((length, float(kept.find(f"length {length}"))))
     return tuple(measured)
 
 

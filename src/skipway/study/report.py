@@ -173,7 +173,7 @@ def report(
     watch = GradientFlow(every=max(1, epochs * -(-len(train.x) // batch) // 50))
     work: dict[str, Callable[[], Any]] = {
         "paths": lambda: paths(net, (some.x, some.y), seed=seed, progress=progress),
-        "signal": lambda: signal(net, some.x, seed=seed),
+        "signal": lambda: signal(net, some.x, seed=seed, progress=progress),
         "shatter": lambda: shatter(net, seed=seed, progress=progress),
         "jacobian": lambda: jacobian(net, few, progress=progress),
         "flow": lambda: watch.result,

@@ -16,6 +16,7 @@ from torch import Tensor
 from skipway.chain import Chain
 from skipway.errors import ChainError
 from skipway.study.given import Bar, whole
+from skipway.study.kept import Kept, net_known
 from skipway.study.result import COLOURS, GREYS, Result, aligned, as_json
 from skipway.study.signal import input_shape
 from skipway.study.walk import need_chain
@@ -116,6 +117,7 @@ def shatter(
     lags: int = 15,
     seeds: int = 10,
     seed: int = 0,
+    run: str | Path | None = None,
     progress: bool = True,
 ) -> Shatter:
     """The autocorrelation of a net's gradient along a line of inputs (Balduzzi et al., 1702.08591).
@@ -134,6 +136,9 @@ def shatter(
         how many steps apart are compared, at most.
     seeds, seed:
         how many draws of net, direction and outputs, and the first of their seeds.
+    run:
+        a folder that keeps every draw in ``shatter.json``: with the same net and options again, those in it are
+        not measured again, so that an interrupted study goes on. Seeds may be added.
 
     Returns
     -------
@@ -143,6 +148,8 @@ def shatter(
     ------
     ChainError
         for what is no closed chain, a chain that does not say what it takes, and options that cannot be.
+    CheckpointError
+        for a folder that cannot be written, or that keeps a study of another net or other options.
 
     >>> from skipway import Dense
     >>> found = shatter(lambda: Chain(Dense(1, 50, torch.tanh), Dense(50, 1)), seeds=2, progress=False)
@@ -161,14 +168,29 @@ def shatter(
     states = random_states(torch.device("cpu"))
     found: list[tuple[float, ...]] = []
     first: tuple[float, ...] = ()
+    kept = Kept()
+
+    def make(s: int) -> Chain:
+        torch.manual_seed(s)
+        return need_chain(net if given else net(), "shatter")
+
     try:
-        with Bar(f"shatter: {seeds} draws of {points} points", seeds, progress) as bar:
+        if run is not None:
+            known = make(seed)
+            kept = Kept.begin(
+                run, "shatter", options={"points": points, "span": span, "lags": lags, "seed": seed}, data={},
+                nets={"the net": net_known(known, known)}, free=("seeds",),
+            )  # fmt: skip
+        again = f"; {len(kept)} are kept" if len(kept) else ""
+        with kept, Bar(f"shatter: {seeds} draws of {points} points{again}", seeds, progress) as bar:
             for s in used:
-                torch.manual_seed(s)
-                made = need_chain(net if given else net(), "shatter")
-                along = _derivative(copy.deepcopy(made).double().train(), points, span)
-                first = first or tuple(along.tolist())
-                found.append(_autocorrelation(along, lags))
+                piece = kept.find(f"seed {s}")
+                if piece is None:
+                    along = _derivative(copy.deepcopy(make(s)).double().train(), points, span)
+                    piece = {"correlations": _autocorrelation(along, lags), "along": along.tolist() * (s == seed)}
+                    kept.keep(f"seed {s}", piece)
+                first = first or tuple(piece["along"])
+                found.append(tuple(piece["correlations"]))
                 bar.step()
     finally:
         set_random_states(states, torch.device("cpu"))

@@ -16,7 +16,7 @@ from torch import Tensor
 from skipway.chain import Chain
 from skipway.errors import ChainError
 from skipway.graph import Graph, Node
-from skipway.study.given import whole
+from skipway.study.given import Bar, whole
 from skipway.study.lengths import length_of
 from skipway.study.result import COLOURS, GREYS, Result, aligned, as_json, short
 from skipway.study.theory import MeanField, Theory
@@ -134,7 +134,13 @@ class Signal(Result):
 
 
 def signal(
-    net: Chain | Callable[[], Chain], x: Tensor | None = None, *, seeds: int = 5, seed: int = 0, rows: int = 64
+    net: Chain | Callable[[], Chain],
+    x: Tensor | None = None,
+    *,
+    seeds: int = 5,
+    seed: int = 0,
+    rows: int = 64,
+    progress: bool = True,
 ) -> Signal:
     """Measure how large values and gradients are along a net as it is, and work out what theory expects.
 
@@ -148,6 +154,8 @@ def signal(
     seeds, seed, rows:
         how many draws of the net, the first of their seeds, and how many rows are drawn. Batch norm takes its moments
         from the rows: give it some hundreds.
+    progress:
+        False is silent, otherwise the cost is said first, and a terminal shows a bar.
 
     Returns
     -------
@@ -166,7 +174,7 @@ def signal(
     >>> def net():
     ...     layers = [layer for _ in range(50) for layer in (relu, Dense(64, 64, bias=False))]
     ...     return Chain(*layers, wiring=every(2, scale=0.1), input=64)
-    >>> print(signal(net, seeds=2).verdict())  # doctest: +ELLIPSIS
+    >>> print(signal(net, seeds=2, progress=False).verdict())  # doctest: +ELLIPSIS
     Gradients keep their size: those at the input are 1... times those at the output. Mean squares keep their size: ...
     """
     whole("signal", "seeds", seeds)
@@ -177,21 +185,24 @@ def signal(
     forward, backward = [], []
     stations: list[Node] = []
     theory = Theory()
+    cost = f"signal: {len(used)} {'passes' if len(used) > 1 else 'pass'} forward and back"
     try:
-        for s in used:
-            torch.manual_seed(s)
-            made = need_chain(net if given else net(), "signal")
-            batch = torch.randn(rows, *input_shape(made, "signal")) if x is None else fit_input(made, x, "signal")
-            walk = Walk(copy.deepcopy(made).double().train())
-            batch = batch.double() if batch.is_floating_point() else batch
-            if s == used[0]:
-                stations = trunk(walk.graph)
-                theory = MeanField(walk.graph, batch, gaussian=x is None).run()
-            elif len(walk.graph.nodes) != len(theory.forward):
-                raise ChainError("signal: the function makes chains of different lengths, which cannot be compared")
-            squares, norms = _measure(walk, batch)
-            forward.append(tuple(squares[node.index] for node in stations))
-            backward.append(tuple(norms[node.index] for node in stations))
+        with Bar(cost, len(used), progress) as bar:
+            for s in used:
+                torch.manual_seed(s)
+                made = need_chain(net if given else net(), "signal")
+                batch = torch.randn(rows, *input_shape(made, "signal")) if x is None else fit_input(made, x, "signal")
+                walk = Walk(copy.deepcopy(made).double().train())
+                batch = batch.double() if batch.is_floating_point() else batch
+                if s == used[0]:
+                    stations = trunk(walk.graph)
+                    theory = MeanField(walk.graph, batch, gaussian=x is None).run()
+                elif len(walk.graph.nodes) != len(theory.forward):
+                    raise ChainError("signal: the function makes chains of different lengths, which cannot be compared")
+                squares, norms = _measure(walk, batch)
+                forward.append(tuple(squares[node.index] for node in stations))
+                backward.append(tuple(norms[node.index] for node in stations))
+                bar.step()
     finally:
         set_random_states(states, torch.device("cpu"))
     return Signal(
