@@ -181,13 +181,18 @@ def test_a_net_that_diverges_is_a_result(blobs):
     json.dumps(result.to_dict(), allow_nan=False)
 
 
-def test_means_and_ranges_over_seeds():
+def test_means_and_intervals_over_seeds():
     result = Comparison([run("a", 0, 0.5, 0, 1.0), run("a", 0, 0.7, 1, 3.0), run("b", 2, 0.9), run("b", 2, 0.9, 1)])
     head, a, b = result.rows()
-    assert a == ("a", "0", "100", "2.000 (1.000–3.000)", "60.0 (50.0–70.0) %", "1e-09 / 0.5", "1.0")
-    assert b[4] == "90.0 (90.0–90.0) %"
+    assert a == ("a", "0", "100", "2.000 ± 12.706", "60.0 ± 127.1 %", "1e-09 / 0.5", "1.0")
+    assert b[4] == "90.0 ± 0.0 %"
     lines = result.table().splitlines()
-    assert len(lines) == 3
+    assert lines[3:] == ["", "±: 95 % interval of the mean over 2 seeds (Student t)."]
+    stored = result.to_dict()["intervals"]["a"]["test_accuracy"]
+    assert (stored["min"], stored["max"], stored["n"]) == (0.5, 0.7, 2)
+    # t with one degree of freedom is 12.706 at 97.5 %; the standard error of two numbers is half their distance
+    assert stored["low"] == pytest.approx(0.6 - 12.7062 * 0.1, abs=1e-4)
+    lines = lines[:3]
     assert len({line.index(cell) + len(cell) for line, cell in zip(lines, (head[2], a[2], b[2]), strict=True)}) == 1
 
 

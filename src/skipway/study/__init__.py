@@ -4,6 +4,7 @@ from skipway.study.compare import compare
 from skipway.study.comparison import Comparison, Run
 from skipway.study.controls import Controls, controls
 from skipway.study.flow import Flow, Track
+from skipway.study.interval import Interval, interval
 from skipway.study.jacobian import Jacobian, Spectrum, jacobian
 from skipway.study.landscape import Landscape, landscape
 from skipway.study.lesion import Lesion, lesion
@@ -15,7 +16,7 @@ from skipway.study.telemetry import GradientFlow, gradient_flow
 from skipway.study.ways import Ways, ways
 
 __all__ = [
-    "Comparison", "Controls", "Flow", "GradientFlow", "Jacobian", "Landscape", "Lesion", "Paths", "Run", "Shatter",
-    "Signal", "Spectrum", "Sweep", "Track", "Ways", "compare", "controls", "gradient_flow", "jacobian", "landscape",
-    "lesion", "paths", "shatter", "signal", "sweep", "ways",
+    "Comparison", "Controls", "Flow", "GradientFlow", "Interval", "Jacobian", "Landscape", "Lesion", "Paths", "Run",
+    "Shatter", "Signal", "Spectrum", "Sweep", "Track", "Ways", "compare", "controls", "gradient_flow", "interval",
+    "jacobian", "landscape", "lesion", "paths", "shatter", "signal", "sweep", "ways",
 ]  # fmt: skip

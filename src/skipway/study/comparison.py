@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from skipway.study.interval import Interval, interval, seeds_told
 from skipway.study.result import COLOURS, GREYS, Result, as_json, short
 from skipway.train.history import History
 
@@ -56,6 +57,8 @@ class Comparison(Result):
     >>> print(Comparison([Run("plain", 0, 38, 0, history, 2.0)]).table())
     net    shortcuts  parameters  train loss  test accuracy  gradient first / last  seconds
     plain          0          38       0.500         75.0 %                      -      2.0
+    <BLANKLINE>
+    One seed, no interval.
     """
 
     runs: list[Run]
@@ -73,11 +76,11 @@ class Comparison(Result):
         return [run for run in self.runs if run.name == name]
 
     def rows(self) -> list[tuple[str, ...]]:
-        """The cells of the table, a row a net, after the row of the heads; means over seeds, with the range."""
+        """The cells of the table, a row a net, after the row of the heads; means over seeds, with their intervals."""
         made: list[tuple[str, ...]] = [_HEADS]
         for name in self.names:
             runs = self.of(name)
-            losses, accuracies = (_spread(runs, column) for column in ("train_loss", "test_accuracy"))
+            loss, accuracy = (self.interval(name, column) for column in ("train_loss", "test_accuracy"))
             broke = sum(bool(run.failed) for run in runs)
             failed = f" ({broke} of {len(runs)} failed)" if 0 < broke < len(runs) else ""
             made.append(
@@ -85,8 +88,8 @@ class Comparison(Result):
                     name,
                     str(runs[0].shortcuts),
                     f"{runs[0].parameters:,}",
-                    "failed" if broke == len(runs) else _cell(losses, "{:.3f}") + failed,
-                    _cell([100 * a for a in accuracies], "{:.1f}", " %"),
+                    "failed" if broke == len(runs) else loss.told("{:.3f}") + failed,
+                    interval([100 * value for value in accuracy.values]).told("{:.1f}", " %"),
                     _ends(runs),
                     f"{statistics.mean(run.seconds for run in runs):.1f}",
                 )
@@ -94,8 +97,26 @@ class Comparison(Result):
         return made
 
     def table(self) -> str:
-        """A line a net: loss and accuracy of the last epoch, gradient of the first and last weight before training."""
-        return super().table()
+        """A line a net: loss and accuracy of the last epoch, gradient of the first and last weight before training.
+
+        Over several seeds: the means, each with the interval of 95 % for it by Student's t.
+        """
+        told = self.caption()
+        return super().table() + (f"\n\n{told}" if told else "")
+
+    def interval(self, name: str, column: str = "test_accuracy") -> Interval:
+        """The mean over the seeds of what a net ended with, and its interval; runs that failed are left out.
+
+        >>> row = {"epoch": 1, "train_loss": 0.5}
+        >>> found = Comparison([Run("a", seed, 1, 0, History([row])) for seed in range(2)]).interval("a", "train_loss")
+        >>> found.mean, found.low
+        (0.5, 0.5)
+        """
+        return interval([value for run in self.of(name) if (value := run.last(column)) is not None])
+
+    def caption(self) -> str:
+        """What the ± of the table are, with the number of seeds; or that one seed has none."""
+        return seeds_told([len(self.interval(name, "train_loss").values) for name in self.names])
 
     def conclusion(self) -> str:
         """One sentence, computed: whether the nets with shortcuts do better than the best net without.
@@ -128,6 +149,10 @@ class Comparison(Result):
             "chance": self.chance,
             "test_rows": self.test_rows,
             "conclusion": self.conclusion(),
+            "intervals": {
+                name: {column: self.interval(name, column).to_dict() for column in ("train_loss", "test_accuracy")}
+                for name in self.names
+            },
             "runs": runs,
         }
         plain: dict[str, Any] = as_json(whole)
@@ -174,19 +199,6 @@ class Comparison(Result):
     def _colours(self) -> dict[str, str]:
         greys, colours = iter(GREYS * len(self.runs)), iter(COLOURS * len(self.runs))
         return {name: next(colours if self.of(name)[0].shortcuts else greys) for name in self.names}
-
-
-def _spread(runs: list[Run], column: str) -> list[float]:
-    return [value for run in runs if (value := run.last(column)) is not None]
-
-
-def _cell(values: list[float], form: str, unit: str = "") -> str:
-    if not values:
-        return "-"
-    mean = form.format(statistics.mean(values))
-    if len(values) == 1:
-        return mean + unit
-    return f"{mean} ({form.format(min(values))}–{form.format(max(values))}){unit}"
 
 
 def _ends(runs: list[Run]) -> str:

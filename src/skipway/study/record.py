@@ -19,8 +19,7 @@ from skipway.train.checkpoint import make_folder, write_whole
 
 _LEGEND = (
     "Loss: mean over the last epoch, while the weights move. Accuracy: after the last epoch. Gradient: norm of the "
-    "loss's gradient for the first and the last weight, before training. Seconds: wall clock, tests included. Over "
-    "several seeds: the mean, with the smallest and the largest."
+    "loss's gradient for the first and the last weight, before training. Seconds: wall clock, tests included."
 )
 FILES = ("summary.md", "summary.json", "curves.png", "chain.txt")
 
@@ -110,7 +109,7 @@ def summary(comparison: Comparison, title: str, command: str, ran: Mapping[str, 
     rows = comparison.rows()
     lines = [f"# {title}", "", comparison.conclusion(), ""]
     lines += [_row(rows[0]), _row(["---"] + ["---:"] * (len(rows[0]) - 1)), *[_row(row) for row in rows[1:]], ""]
-    lines += [_LEGEND, ""]
+    lines += [" ".join(filter(None, (comparison.caption(), _LEGEND))), ""]
     lines += [f"- **{name}**: {note}" for name, note in notes.items()] + [""] * bool(notes)
     lines += [f"- {run.name}, seed {run.seed}, failed: {run.failed}" for run in comparison.runs if run.failed]
     lines += ["Gradient of the first and the last weight after training:", ""]

@@ -27,6 +27,10 @@ class Result:
         """The cells of the table, the row of the heads first."""
         raise NotImplementedError
 
+    def caption(self) -> str:
+        """What stands below the table in colour; nothing by default."""
+        return ""
+
     def table(self) -> str:
         """The table as text: the first column to the left, the others to the right."""
         return aligned(self.rows())
@@ -42,7 +46,7 @@ class Result:
         from rich.table import Table
 
         rows = self.rows()
-        table = Table()
+        table = Table(caption=self.caption() or None)
         for i, head in enumerate(rows[0]):
             table.add_column(head, justify="right" if i else "left")
         for row in rows[1:]:

@@ -16,6 +16,7 @@ from skipway.shortcut import Shortcut
 from skipway.study.compare import compare
 from skipway.study.comparison import Comparison
 from skipway.study.given import need_classes
+from skipway.study.interval import interval
 from skipway.study.paths import Paths, paths, told
 from skipway.study.result import COLOURS, GREYS, Result, as_json
 from skipway.train.batches import TensorSource, source_of
@@ -63,8 +64,9 @@ class Sweep(Result):
         return made
 
     def table(self) -> str:
-        """A line a wiring: what it has, and its last loss and accuracy, means over the seeds with the range."""
-        return f"{super().table()}\n\n{self.comparison.conclusion()}"
+        """A line a wiring: what it has, and its last loss and accuracy, means over the seeds with their intervals."""
+        told = " ".join(filter(None, (self.comparison.caption(), self.comparison.conclusion())))
+        return f"{super().table()}\n\n{told}"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything measured, as JSON has it."""
@@ -76,7 +78,7 @@ class Sweep(Result):
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """Test accuracy (where something was tested), training loss and mean length of a path, a line a wiring: the
-        mean, and the range over seeds. Written to ``path`` if given.
+        mean over seeds, its interval of 95 %, and a small mark a seed. Written to ``path`` if given.
         """
         from matplotlib.figure import Figure
 
@@ -95,8 +97,11 @@ class Sweep(Result):
                 colour = COLOURS[0] if self.comparison.of(name)[0].shortcuts else GREYS[0]
                 values = self.of(name, what) if what else (self.paths[name].mean,)
                 if values:
-                    one.plot([min(values), max(values)], [place, place], color=colour, linewidth=2, alpha=0.5)
-                    one.plot([sum(values) / len(values)], [place], color=colour, marker="o")
+                    found = interval(values)
+                    if found.low is not None:
+                        one.plot([found.low, found.high], [place, place], color=colour, linewidth=2, alpha=0.5)
+                        one.plot(values, [place] * len(values), color=colour, marker="|", linestyle="none")
+                    one.plot([found.mean], [place], color=colour, marker="o")
             known = [v for name in names for v in self.of(name, "train_loss")]
             if what == "train_loss" and known and min(known) > 0 and max(known) > 20 * min(known):
                 one.set_xscale("log")
