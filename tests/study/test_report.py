@@ -10,6 +10,7 @@ import torch
 
 from skipway import Chain, ChainError, Dense, data, every, relu
 from skipway.cli import main
+from skipway.study.kept import Kept
 from skipway.study.report import STUDIES, report
 
 NETS = """
@@ -121,6 +122,30 @@ def test_an_interrupted_report_holds_what_was_done(here: Path, capsys, monkeypat
     assert main(["study", "net.py:net", "--studies", "paths,flow", "--epochs", "1"]) == 130
     assert "report.html holds what was done" in capsys.readouterr().err
     assert list(json.loads((here / "report.json").read_text())["studies"]) == ["paths"]
+
+
+@pytest.mark.parametrize(("stop", "studies"), [("training", "paths,flow"), ("landscape", "landscape")])
+def test_an_interrupted_report_goes_on(here: Path, capsys, monkeypatch, stop, studies):
+    args = ["study", "net.py:net", "--studies", studies, "--epochs", "2", "--rows", "30"]
+    assert main([*args, "--out", "whole.html"]) == 0
+    real, made = Kept.keep, []
+
+    def keep(self, name, piece):
+        real(self, name, piece)
+        made.append(name)
+        if (name == "looks") if stop == "training" else (made.count("seed 1, point 3")):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Kept, "keep", keep)
+        assert main([*args, "--run", "parts"]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert main([*args, "--run", "parts"]) == 0
+    whole, again = (json.loads((here / name).read_text()) for name in ("whole.json", "report.json"))
+    assert again["studies"] == whole["studies"]
+    assert again["history"]["test_loss"] == whole["history"]["test_loss"]
+    assert main([*args, "--run", "parts", "--lr", "0.1"]) in (1, 2)
+    assert "lr" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

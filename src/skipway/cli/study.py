@@ -29,6 +29,9 @@ def study(
     batch: Batch = 64,
     lr: Rate = 1e-3,
     seed: Annotated[int, typer.Option(help="Seed of the weights, of the order of the data and of the studies.")] = 0,
+    run: Annotated[
+        Path | None, typer.Option(help="A folder that keeps what is done: the same command again goes on from there.")
+    ] = None,
 ) -> None:  # fmt: skip
     """Study what the shortcuts of a net do, and write a page.
 
@@ -40,6 +43,7 @@ def study(
       skipway study net.py:net --out report.html
       skipway study net.py:net --studies paths,jacobian --epochs 0
       skipway study net.py:net --data fashion-mnist --epochs 10 --seed 1
+      skipway study net.py:net --epochs 100 --run runs/study
     """
     import torch
 
@@ -69,14 +73,19 @@ def study(
         raise Wrong(str(error)) from error
     given = {"out": out, "data": data, "studies": studies, "epochs": epochs, "rows": rows, "batch": batch, "lr": lr,
              "seed": seed}  # fmt: skip
+    given |= {} if run is None else {"run": run}
     words = ["skipway", "study", model, *(word for key, value in given.items() for word in (f"--{key}", str(value)))]
     try:
         made = report(
             net, *parts, studies=chosen, epochs=epochs, rows=rows, batch=batch, lr=lr, seed=seed,
-            title=f"{model} on {data}", command=shlex.join(words), path=out,
+            title=f"{model} on {data}", command=shlex.join(words), path=out, run=run,
         )  # fmt: skip
     except KeyboardInterrupt:
-        raise Stopped(f"stopped; {out} holds what was done" if out.exists() else "stopped; nothing was done") from None
+        held = f"stopped; {out} holds what was done" if out.exists() else "stopped; nothing was done"
+        how = "the same command goes on" if run is not None else "with --run FOLDER it could go on from there"
+        raise Stopped(f"{held}; {how}") from None
+    except SkipwayError as error:
+        raise Wrong(str(error)) from error
     for name, result in made.results.items():
         said = result.verdict() if hasattr(result, "verdict") else ""
         print(f"{name}: {said or 'done'}")

@@ -85,6 +85,22 @@ class Kept:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.flush()
+
+    @staticmethod
+    def read(folder: str | Path, study: str) -> dict[str, Any]:
+        """The pieces that a folder keeps of a study, whatever they are of; none where there is no such file.
+
+        Raises ``CheckpointError`` for a file that cannot be read.
+        """
+        path = Path(folder) / f"{study}.json"
+        try:
+            return dict(json.loads(path.read_text())["done"]) if path.exists() else {}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"cannot read {path} ({type(error).__name__}: {error}): move it away") from error
+
+    def flush(self) -> None:
+        """Write what was kept and is not written yet."""
         if self._new:
             self._write()
 

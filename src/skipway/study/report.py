@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from skipway.chain import Chain
-from skipway.errors import ChainError, SkipwayError, nearest
+from skipway.errors import ChainError, CheckpointError, SkipwayError, nearest
 from skipway.study.jacobian import jacobian
 from skipway.study.landscape import landscape
 from skipway.study.lesion import lesion
@@ -137,6 +137,7 @@ def report(
     title: str = "A net and its shortcuts",
     command: str = "",
     path: str | Path | None = None,
+    run: str | Path | None = None,
     progress: bool = True,
 ) -> Report:
     """Study a net as it begins, train it, in place, and study it again.
@@ -155,11 +156,15 @@ def report(
         of the test data, for the loss of ``"landscape"`` and ``"lesion"``.
     path:
         the file of the page. It is written again after every study, so that an interruption leaves what was done.
+    run:
+        a folder that keeps the pieces of all studies and the training. With the same net, data and options again, what
+        is in it is not done again, wherever it was interrupted.
 
     Raises
     ------
     ChainError, OpenChainError, DataError, TrainError, CheckpointError
-        for what is no closed chain, a study that is not known, training that fails, or a file that cannot be written.
+        for what is no closed chain, a study that is not known, training that fails, a file that cannot be written, or
+        a folder that keeps the studies of another net, other data or options.
     """
     need_chain(net, "report")
     unknown = [name for name in studies if name not in STUDIES]
@@ -170,21 +175,24 @@ def report(
     target = None if path is None else Path(path)
     some, kept = train.take(min(_BATCH, len(train.x))), test.take(min(rows, len(test.x)))
     few = some.x[:_FEW]
-    watch = GradientFlow(every=max(1, epochs * -(-len(train.x) // batch) // 50))
+    watch = GradientFlow(every=max(1, epochs * -(-len(train.x) // batch) // 50), run=run)
+    shared: dict[str, Any] = {"progress": progress, "run": run}
     work: dict[str, Callable[[], Any]] = {
-        "paths": lambda: paths(net, (some.x, some.y), seed=seed, progress=progress),
+        "paths": lambda: paths(net, (some.x, some.y), seed=seed, **shared),
         "signal": lambda: signal(net, some.x, seed=seed, progress=progress),
-        "shatter": lambda: shatter(net, seed=seed, progress=progress),
-        "jacobian": lambda: jacobian(net, few, progress=progress),
+        "shatter": lambda: shatter(net, seed=seed, **shared),
+        "jacobian": lambda: jacobian(net, few, **shared),
         "flow": lambda: watch.result,
-        "landscape": lambda: landscape(net, kept, seed=seed, seeds=3, points=21, progress=progress),
-        "lesion": lambda: lesion(net, kept, seed=seed, progress=progress),
+        "landscape": lambda: landscape(net, kept, seed=seed, seeds=3, points=21, **shared),
+        "lesion": lambda: lesion(net, kept, seed=seed, **shared),
     }
 
     def do(names: Sequence[str]) -> None:
         for name in (name for name in STUDIES if name in names and name in studies):
             try:
                 made.results[name] = work[name]()
+            except CheckpointError:  # nothing of this net: a folder of another one, or a full disk
+                raise
             except SkipwayError as error:  # a net without shortcuts has no lesions, and its paths can be counted
                 made.left_out[name] = " ".join(str(error).split())
             if target is not None:
@@ -194,6 +202,7 @@ def report(
     if epochs:
         torch.manual_seed(seed)
         made.history = fit(net, train, test, epochs=epochs, batch=batch, lr=lr, seed=seed, callbacks=[watch],
+                           run=None if run is None else Path(run) / "training", resume=run is not None,
                            progress=progress)  # fmt: skip
     do([name for name in STUDIES if name not in _NEW])
     return made

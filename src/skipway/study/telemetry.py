@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from skipway.chain import Chain
-from skipway.errors import ChainError, TrainError
+from skipway.errors import ChainError, DataError, TrainError
 from skipway.gains import Stepped, undecayed
 from skipway.graph import Edge, Node
 from skipway.merges.gates import GateModule
 from skipway.merges.weighted import WeightedSum
 from skipway.study.flow import KINDS, Flow, Kind, Track
 from skipway.study.given import Bar, device_of, task_of, whole
+from skipway.study.kept import Kept, data_known, net_known
 from skipway.study.walk import Walk, need_chain
 from skipway.train.guard import seed_random, untouched
 from skipway.train.losses import Loss, unwrap
@@ -68,17 +70,17 @@ class GradientFlow:
     Parameters
     ----------
     every:
-        steps between two looks. Each costs about a forward pass more.
+        steps between two looks; the first is at step 1. Each costs about a forward pass more.
     data, loss:
         rows ``(x, y)`` to look at, the same ones every time. By default those that are being trained on: gradients are
-        then the ones that the step was made with, and what meets is looked at with the weights after it, the first time
-        at step 2. Batches that begin an epoch are not seen; the look comes one step later.
+        then the ones that the step was made with, and what meets is looked at with the weights after it.
     seed:
         of dropout and random drop while it looks.
+    run:
+        a folder that keeps the looks in ``flow.json`` after every epoch, so that a training that is resumed goes on
+        with those from before. Take that of the training: ``fit(..., run=..., resume=True)``.
 
-    Training goes on as if it was not there, bit for bit, and nothing stays on the net. (Without ``data`` a hook waits
-    there for the batch of the next look; where another callback breaks training off just then, it goes with the next
-    forward in train mode.)
+    Training goes on as if it was not there, bit for bit, and nothing stays on the net.
 
     >>> from skipway import Dense, Skip, fit, relu
     >>> net = Chain(Dense(2, 4, relu), Skip(Dense(4, 4, relu)), Dense(4, 2))
@@ -86,26 +88,28 @@ class GradientFlow:
     >>> x = torch.randn(40, 2)
     >>> _ = fit(net, (x, (x[:, 0] > 0).long()), epochs=1, batch=4, lr=0.1, callbacks=[watch], progress=False)
     >>> watch.result.steps
-    (2, 4, 6, 8, 10)
+    (1, 2, 4, 6, 8, 10)
     """
 
-    def __init__(self, every: int = 10, data: Any = None, loss: str | Loss = "auto", seed: int = 0) -> None:
+    def __init__(
+        self, every: int = 10, data: Any = None, loss: str | Loss = "auto", seed: int = 0,
+        run: str | Path | None = None,
+    ) -> None:  # fmt: skip
         self.every = whole("GradientFlow", "every", every)
         self.data, self.loss, self.seed = data, loss, whole("GradientFlow", "seed", seed, 0)
+        self.run = run
         self._recorder = _Recorder(seed)
         self._next = 0
-        self._caught: list[Tensor] = []
-        self._hook: Any = None
+        self._kept = Kept()
         self._net: weakref.ref[nn.Module] | None = None
 
     @property
     def result(self) -> Flow:
         """All that was measured so far. Raises ``ChainError`` before there is anything."""
+        if not self._recorder.steps and self.run is not None:  # of a training that had ended before
+            self._recorder.take(Kept.read(self.run, "flow").get("looks"), None)
         if not self._recorder.steps:
-            raise ChainError(
-                "GradientFlow has measured nothing yet: give it to fit(..., callbacks=[...]), which trains for two "
-                "steps at least, or give it data="
-            )
+            raise ChainError("GradientFlow has measured nothing yet: give it to fit(..., callbacks=[...])")
         return self._recorder.flow()
 
     def on_step(self, state: State) -> None:
@@ -113,41 +117,39 @@ class GradientFlow:
         net = unwrap(state.net)
         known = self._net is not None and self._net() is net
         if not known or (self._recorder.steps and state.step <= self._recorder.steps[-1]):
-            self._net, self._next, self._recorder = weakref.ref(net), 0, _Recorder(self.seed)  # another training
+            self._begin(net, state.step)
+        if state.step < self._next:
+            return
         chain = need_chain(net, "GradientFlow")
         if self.data is not None:
-            if state.step >= self._next:
-                self._recorder.probe(chain, self.data, self.loss, state.step)
-                self._next = (state.step // self.every + 1) * self.every
-            return
-        if self._caught:
-            x = self._caught.pop()
-            self._recorder.look(chain, x, state.step)
-            self._next = (state.step // self.every + 1) * self.every
-        if state.step + 1 >= self._next and self._hook is None:
-            self._hook = state.net.register_forward_pre_hook(_catch(weakref.ref(self)))
+            self._recorder.probe(chain, self.data, self.loss, state.step)
+        elif isinstance(state.x, Tensor):
+            self._recorder.look(chain, state.x, state.step)
+        else:
+            raise DataError(
+                f"GradientFlow looks at batches that are one tensor, and these are {type(state.x).__name__}: give it "
+                f"data=(x, y)"
+            )
+        self._next = (state.step // self.every + 1) * self.every
 
     def __call__(self, state: State) -> None:
-        """Called after every epoch: what waited for one more batch goes."""
-        self._release()
+        """Called after every epoch, before its checkpoint."""
+        if self.run is not None and self._recorder.steps:
+            self._kept.keep("looks", self._recorder.told())
+            self._kept.flush()
 
-    def _release(self) -> None:
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
-        self._caught.clear()
-
-
-def _catch(watching: weakref.ref[GradientFlow]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-    """A hook that keeps the next batch of training for a callback, and goes."""
-
-    def hook(module: nn.Module, given: tuple[Any, ...]) -> None:
-        callback = watching()
-        if callback is not None and module.training and given and isinstance(given[0], Tensor):
-            callback._release()
-            callback._caught.append(given[0].detach())
-
-    return hook
+    def _begin(self, net: nn.Module, step: int) -> None:
+        """Another training, or one that goes on at a step."""
+        chain = need_chain(net, "GradientFlow")
+        self._net, self._recorder, self._next = weakref.ref(net), _Recorder(self.seed), 0
+        if self.run is not None:
+            options = {"every": self.every, "seed": self.seed}
+            data = {} if self.data is None else data_known(data=self.data)
+            nets = {"the net": net_known(chain, None)}
+            self._kept = Kept.begin(self.run, "flow", options=options, data=data, nets=nets)
+            self._recorder.take(self._kept.find("looks"), step)
+            if self._recorder.steps:
+                self._next = (self._recorder.steps[-1] // self.every + 1) * self.every
 
 
 class _Recorder:
@@ -187,6 +189,19 @@ class _Recorder:
         tracks = [Track(*key, place, own, tuple(values)) for key, (place, own, values) in self.held.items()]
         tracks.sort(key=lambda t: (t.place, t.of_shortcut, t.name, kinds.index(t.kind)))
         return Flow(tuple(self.steps), tuple(tracks), self.rows, self.seed)
+
+    def told(self) -> dict[str, Any]:
+        """All of it, as JSON has it."""
+        held = [[*key, place, own, values] for key, (place, own, values) in self.held.items()]
+        return {"steps": self.steps, "rows": self.rows, "held": held}
+
+    def take(self, told: Any, before: int | None) -> None:
+        """Go on from what was told, with the looks before a step."""
+        if told is not None:
+            count = sum(before is None or step < before for step in told["steps"])
+            self.steps, self.rows = told["steps"][:count], told["rows"]
+            for kind, name, part, place, own, values in told["held"] if count else ():
+                self.held[kind, name, part] = (place, own, values[:count])
 
     def _add(self, kind: Kind, name: str, place: int, own: bool, value: float | None, part: str = "") -> None:
         known = self.held.setdefault((kind, name, part), (place, own, [None] * len(self.steps)))
