@@ -1,0 +1,202 @@
+"""Epochs of training: skipway.fit beside loops by hand and the training loops of other libraries.
+
+    python bench/training.py [cnn] [mlp] [precision] [allocator] [--rounds 6] [--images 6400] [--quick]
+
+Every contender trains the same net (equal numbers of parameters, which is checked) with Adam at the same learning rate
+on the same images, in a process of its own. All processes are alive at once and take turns, an epoch each; only the one
+whose turn it is computes. The first epoch of each, in which some compile, is not counted; then every round times an
+epoch of each, in turning order. None evaluates anything between epochs; at the end each tells its accuracy on 2,000
+test images.
+
+`cnn` and `mlp` leave the allocator of every process as it is; `allocator` repeats the smallest batch with glibc told
+to keep freed memory, in all of them. `precision` is a ResNet-20 in bfloat16 and float32.
+
+The images are the first ones of MNIST where that is there ($SKIPWAY_DATA), else of the 5,000 shipped with skipway.
+Needs the peers (bench/peers.txt) in the environment that runs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from record import Table, save
+
+HERE = Path(__file__).parent
+LIBRARIES = ["PyTorch Lightning", "skorch", "Keras (torch)", "Keras (jax)", "flax, jit", "flax, scan"]
+ALL = ["skipway.fit", "plain loop", "tuned by hand", *LIBRARIES]
+NEEDS = {"PyTorch Lightning": "lightning", "Keras (torch)": "keras", "Keras (jax)": "keras", "flax, jit": "flax",
+         "flax, scan": "flax", "skorch": "skorch"}  # fmt: skip
+PRECISION = ["skipway.fit, bf16", "skipway.fit", "tuned by hand", "tuned by hand, bf16", "plain loop"]
+CNN_GOALS = {"plain loop": 1.8, "PyTorch Lightning": 2.0, "Keras (torch)": 3.0, "Keras (jax)": 3.0, "flax, jit": 3.0}
+MLP_GOALS = {"plain loop": 1.9, "PyTorch Lightning": 1.9, "flax, scan": 1.0}
+
+
+class Contender:
+    """The other end of ``contenders.turns``: a process that trains an epoch whenever it is told to."""
+
+    def __init__(self, name: str, net: str, batch: int, images: int, options: Sequence[str]) -> None:
+        self.name = name
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, _path())])}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "contenders", name, net, str(batch), str(images), *options],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment,
+        )  # fmt: skip
+
+    def hear(self, what: str) -> Any:
+        line = self.process.stdout.readline()
+        if not line:
+            self.process.wait()
+            self.log.seek(0)
+            raise RuntimeError(f"{self.name} ended: {(self.log.read().strip().splitlines() or ['?'])[-1][:200]}")
+        return json.loads(line)[what]
+
+    def say(self, word: str) -> None:
+        try:
+            self.process.stdin.write(word + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has ended: the next hear() tells why
+
+    def epoch(self) -> float:
+        """Let it train for one epoch: the seconds that took."""
+        start = time.perf_counter()
+        self.say("go")
+        self.hear("done")
+        return time.perf_counter() - start
+
+    def close(self) -> None:
+        for pipe in (self.process.stdin, self.process.stdout):
+            pipe.close()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.log.close()
+
+
+def _path() -> list[str]:
+    return os.environ.get("PYTHONPATH", "").split(os.pathsep)
+
+
+def race(names: Sequence[str], net: str, batch: int, images: int, rounds: int, options: Sequence[str]) -> tuple:
+    """Seconds per step of every contender, one figure a round; what is to be told of each; and why some have none."""
+    found: dict[str, list[float]] = {}
+    failed: dict[str, str] = {}
+    more: dict[str, dict[str, str]] = {}
+    alive: dict[str, Contender] = {}
+    sizes: dict[str, int] = {}
+    steps = images // batch
+
+    def attempt(name: str, what: Any) -> Any:
+        try:
+            return what()
+        except RuntimeError as error:
+            failed[name] = str(error)
+            alive.pop(name).close()
+            return None
+
+    with ExitStack() as stack:
+        for name in names:
+            if name in NEEDS and find_spec(NEEDS[name]) is None:
+                failed[name] = f"{NEEDS[name]} is not installed: see bench/peers.txt"
+                continue
+            alive[name] = Contender(name, net, batch, images, options)
+            stack.callback(alive[name].close)
+        for name in list(alive):
+            sizes[name] = attempt(name, lambda one=alive[name]: one.hear("parameters"))
+        sizes = {name: count for name, count in sizes.items() if count is not None}
+        if len(set(sizes.values())) > 1:
+            raise RuntimeError(f"not the same net: {sizes}")
+        for name in list(alive):  # compiles, and touches all memory for the first time
+            attempt(name, alive[name].epoch)
+        for round_ in range(rounds):
+            order = list(alive)
+            for name in order[round_ % len(order) :] + order[: round_ % len(order)]:
+                seconds = attempt(name, alive[name].epoch)
+                if seconds is not None:
+                    found.setdefault(name, []).append(seconds / steps)
+            print(f"  {net}, batch {batch}: round {round_ + 1} of {rounds}", file=sys.stderr, flush=True)
+        for name in list(alive):
+            alive[name].say("end")
+            accuracy = attempt(name, lambda one=alive[name]: one.hear("accuracy"))
+            if accuracy is not None:
+                epoch = sorted(found[name])[len(found[name]) // 2] * steps
+                more[name] = {"s / epoch": f"{epoch:.2f}", "accuracy": f"{accuracy:.1%}"}
+    found = {name: values for name, values in found.items() if name not in failed}
+    return found, more, failed, next(iter(sizes.values()), 0)
+
+
+def chosen_images(asked: int | None, quick: bool) -> tuple[int, list[str], str]:
+    """How many images, what that means for the contenders, and what to call them."""
+    from skipway import data
+    from skipway.errors import DataError
+
+    try:
+        data.mnist(download=False)
+        small, most, said = [], 6400, "the first {} images of MNIST"
+    except DataError:
+        small, most, said = ["--small"], 4864, "{} of the 5,000 MNIST images that come with skipway"
+    images = asked or (1280 if quick else most)
+    return images, small, said
+
+
+TABLES = {
+    "cnn": ("A training step of the thread's CNN", [("cnn", 32), ("cnn", 128)], ALL, CNN_GOALS),
+    "mlp": ("A training step of an MLP with shortcuts", [("mlp", 32), ("mlp", 128)], ALL, MLP_GOALS),
+    "precision": (
+        "A training step of ResNet-20, bfloat16 and float32",
+        [("resnet20", 128)],
+        PRECISION,
+        {"skipway.fit": 1.75, "tuned by hand": 1.75},
+    ),
+    "allocator": ("Training with an allocator that keeps freed memory, for all", [("cnn", 32), ("mlp", 32)], ALL, {}),
+}
+NETS = {"cnn": "CNN", "mlp": "MLP", "resnet20": "ResNet-20"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tables", nargs="*", metavar="table", help=f"of {', '.join(TABLES)} (default: all)")
+    parser.add_argument("--rounds", type=int, default=6, help="epochs of every contender that count")
+    parser.add_argument("--images", type=int, help="images in an epoch, a multiple of 128")
+    parser.add_argument("--only", help="the contenders whose name holds this, and skipway")
+    parser.add_argument("--quick", action="store_true", help="to see that all works: few images, three rounds")
+    options = parser.parse_args()
+    if wrong := [name for name in options.tables if name not in TABLES]:
+        parser.error(f"there is no table {wrong[0]!r}: choose of {', '.join(TABLES)}")
+    rounds = 3 if options.quick else options.rounds
+    for key in options.tables or TABLES:
+        title, cases, names, goals = TABLES[key]
+        images, arguments, said = chosen_images(options.images, options.quick)
+        if key == "precision":
+            images = min(images, 1024)
+        if key == "allocator":
+            arguments = [*arguments, "--keep-memory"]
+        names = [name for name in names if name == names[0] or (options.only or "") in name]
+        table = Table(f"training-{key}", title, ours=names[0], unit="ms", quick=options.quick)
+        for net, batch in cases:
+            found, more, failed, size = race(names, net, batch, images, rounds, arguments)
+            wanted = {name: goal for name, goal in goals.items() if name in names}
+            table.add(f"{NETS[net]}, batch {batch}", found, goals=wanted, more=more, failed=failed)
+            table.notes.append(
+                f"{NETS[net]}, batch {batch}: {size:,} parameters everywhere; an epoch is {said.format(f'{images:,}')}; "
+                f"the accuracy is that on 2,000 test images after {rounds + 1} epochs."
+            )
+            save(table)
+
+
+if __name__ == "__main__":
+    main()
