@@ -149,7 +149,7 @@ def chosen_images(asked: int | None, quick: bool) -> tuple[int, list[str], str]:
         small, most, said = [], 6400, "the first {} images of MNIST"
     except DataError:
         small, most, said = ["--small"], 4864, "{} of the 5,000 MNIST images that come with skipway"
-    images = asked or (1280 if quick else most)
+    images = asked or (640 if quick else most)
     return images, small, said
 
 
@@ -173,11 +173,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6, help="epochs of every contender that count")
     parser.add_argument("--images", type=int, help="images in an epoch, a multiple of 128")
     parser.add_argument("--only", help="the contenders whose name holds this, and skipway")
-    parser.add_argument("--quick", action="store_true", help="to see that all works: few images, three rounds")
+    parser.add_argument("--quick", action="store_true", help="to see that all works: few images, two rounds")
     options = parser.parse_args()
     if wrong := [name for name in options.tables if name not in TABLES]:
         parser.error(f"there is no table {wrong[0]!r}: choose of {', '.join(TABLES)}")
-    rounds = 3 if options.quick else options.rounds
+    rounds = 2 if options.quick else options.rounds
     for key in options.tables or TABLES:
         title, cases, names, goals = TABLES[key]
         images, arguments, said = chosen_images(options.images, options.quick)
@@ -192,8 +192,8 @@ def main() -> None:
             wanted = {name: goal for name, goal in goals.items() if name in names}
             table.add(f"{NETS[net]}, batch {batch}", found, goals=wanted, more=more, failed=failed)
             table.notes.append(
-                f"{NETS[net]}, batch {batch}: {size:,} parameters everywhere; an epoch is {said.format(f'{images:,}')}; "
-                f"the accuracy is that on 2,000 test images after {rounds + 1} epochs."
+                f"{NETS[net]}, batch {batch}: {size:,} parameters in every contender; an epoch is "
+                f"{said.format(f'{images:,}')}; accuracy is that on 2,000 test images after {rounds + 1} epochs."
             )
             save(table)
 
