@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
+import re
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,8 +19,11 @@ from torch import Tensor
 from skipway.chain import Chain
 from skipway.errors import ChainError, nearest
 
-from .engines import ENGINES, Engine, Precision, Run, Unfit
+from .engines import ENGINES, Engine, Precision, Run, Unfit, forget
 from .folding import Folded, fold
+from .layers import Clamp
+
+K = TypeVar("K")
 
 #: the largest difference from the net, relative to its largest output, with which an engine is used
 CLOSE = {"fp32": 1e-4, "bf16": 0.1}
@@ -32,6 +37,10 @@ class Candidate:
     ----------
     engine:
         its name.
+    computes:
+        the precision it computes in.
+    norms:
+        whether it was given norm and relu as they were, rather than the clamp that folding makes of them.
     milliseconds:
         the median time of a call on the example; ``nan`` where it was not measured.
     difference:
@@ -41,9 +50,16 @@ class Candidate:
     """
 
     engine: str
+    computes: Precision = "fp32"
+    norms: bool = False
     milliseconds: float = float("nan")
     difference: float = float("nan")
     why: str = ""
+
+    @property
+    def name(self) -> str:
+        """What a table calls it."""
+        return self.engine + (", norms" if self.norms else "")
 
 
 class Compiled:
@@ -52,7 +68,7 @@ class Compiled:
     Attributes
     ----------
     engine, precision:
-        what it runs on, and in what.
+        what it runs on, and the precision that was asked for; ``candidates[0].computes`` is the one it computes in.
     candidates:
         all engines that were tried, the fastest first.
     chain:
@@ -78,11 +94,22 @@ class Compiled:
                 f"this net was compiled for {dtype} on {device} of shape {('N', *self._shape)}, and gets {x.dtype} on "
                 f"{x.device.type} of shape {tuple(x.shape)}"
             )
-        return self._run(x)
+        if x.shape[1:] == self._shape:
+            return self._run(x)
+        try:
+            return self._run(x)
+        except ChainError:
+            raise
+        except Exception as error:  # engines refuse in ways of their own
+            raise ChainError(
+                f"this net was compiled on inputs of shape {('N', *self._shape)}, and {self.engine} does not take "
+                f"{tuple(x.shape)}: give that shape, or compile(net, example) for an example of the other one"
+            ) from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the folded chain, the engine's name and the example: :func:`load` builds the engine again."""
-        held = {"chain": self.chain, "engine": self.engine, "precision": self.precision, "example": self._example}
+        computes = self.candidates[0].computes
+        held = {"chain": self.chain, "engine": self.engine, "precision": computes, "example": self._example}
         try:
             torch.save(held, path)
         except (AttributeError, TypeError, pickle.PicklingError) as error:
@@ -90,11 +117,11 @@ class Compiled:
 
     def __str__(self) -> str:
         lines = [f"compiled for {self.engine}, {self.precision}, on input {tuple(self._example.shape)}"]
-        lines.append(f"  {'engine':13} {'ms':>9} {'difference':>11}")
+        lines.append(f"  {'engine':18} {'in':4} {'ms':>9} {'difference':>11}")
         for c in self.candidates:
             took = "" if c.milliseconds != c.milliseconds else f"{c.milliseconds:.3f}"
             apart = "" if c.difference != c.difference else f"{c.difference:.1e}"
-            lines.append(f"  {c.engine:13} {took:>9} {apart:>11}  {c.why}".rstrip())
+            lines.append(f"  {c.name:18} {c.computes:4} {took:>9} {apart:>11}  {c.why}".rstrip())
         return "\n".join(lines)
 
     def __repr__(self) -> str:
@@ -114,13 +141,15 @@ def compile(
         a batch as it will come, ``(N, *input)``: engines are checked and measured on it. Other N work too, and other
         image sizes where the engine takes them.
     engine:
-        ``"eager"``, ``"channels_last"`` (PyTorch as it is, images with their channels last in memory), ``"compile"``
-        (PyTorch's compiler, with weights as constants; takes a minute and a C++ compiler), ``"onnxruntime"`` or
-        ``"openvino"`` (``pip install "skipway[onnx]"``, ``"skipway[openvino]"``). ``"auto"`` tries what is installed,
-        but ``"compile"`` on a CPU only where there is neither of the last two, which were faster in all that was
-        measured and are built much sooner; ``"all"`` tries everything.
+        ``"eager"``, ``"channels_last"`` (PyTorch as it is, images with their channels last in memory), ``"onednn"``
+        (PyTorch's fused operators for CPUs, in straight-line code), ``"cuda_graph"`` (recorded once, launched at once),
+        ``"compile"`` (PyTorch's compiler, with weights as constants; takes a minute and a C++ compiler),
+        ``"onnxruntime"`` or ``"openvino"`` (``pip install "skipway[onnx]"``, ``"skipway[openvino]"``). ``"auto"`` tries
+        what is installed, but ``"compile"`` on a CPU only where there is neither of the last two, which are built much
+        sooner; ``"all"`` tries everything.
     precision:
-        ``"fp32"`` or ``"bf16"``. Inputs and outputs are float32 in both.
+        ``"fp32"`` or ``"bf16"``, which says how much may be rounded: where several engines are tried, those that
+        compute in float32 compete too, and win on processors without bf16. Inputs and outputs are float32 in both.
     seconds:
         about how long to measure each engine.
 
@@ -146,32 +175,51 @@ def compile(
         raise ChainError(f"compile takes an example to measure on, a tensor of shape (N, *input), not {example!r}")
     if precision not in CLOSE:
         raise ChainError(f'precision= is "fp32" or "bf16", not {precision!r}: {nearest(str(precision), CLOSE)}')
+    if not len(example):
+        raise ChainError("compile takes an example of at least one row to measure on, and this one has none")
     names = _named(engine, example.device.type)
     folded = net if isinstance(net, Folded) else fold(net, check=False)
+    clamped = folded is not net and any(isinstance(module, Clamp) for module in folded.modules())
+    chains = {False: folded} | ({True: fold(net, check=False, clamps=False)} if clamped else {})
     with torch.no_grad():
         expected = net(example)
-    runs: dict[str, Run] = {}
-    tried: dict[str, Candidate] = {}
-    for name in names:
-        run, candidate = _try(name, folded, example, precision, expected)
-        if run is not None:
-            runs[name] = run
-        elif len(names) == 1:
-            raise ChainError(f"engine={name!r} cannot be used: {candidate.why}")
-        tried[name] = candidate
-    took = _measured({name: _call(run, example) for name, run in runs.items()}, seconds)
-    candidates = [replace(tried[name], milliseconds=took.get(name, float("nan"))) for name in names]
-    candidates.sort(key=lambda c: took.get(c.engine, float("inf")))
-    return Compiled(runs[candidates[0].engine], folded, example, precision, tuple(candidates))
+    tried: list[tuple[Run | None, Candidate]] = []
+    for name, computes in itertools.product(names, _precisions(precision, names)):
+        for norms in [norms for norms in chains if not norms or ENGINES[name].norms]:
+            tried.append(_try(Candidate(name, computes, norms), chains[norms], example, precision, expected))
+    for chain in chains.values():
+        forget(chain)
+    runs = {candidate: run for run, candidate in tried if run is not None}
+    if not runs:
+        whys = "; ".join(f"{c.name}: {c.why}" for _, c in tried)
+        asked = f"engine={engine!r} cannot be used" if len(names) == 1 else "no engine can be used"
+        raise ChainError(f"{asked}: {tried[0][1].why if len(tried) == 1 else whys}")
+    took = _measured({candidate: _call(run, example) for candidate, run in runs.items()}, seconds)
+    ranked = sorted((c for _, c in tried), key=lambda c: took.get(c, float("inf")))
+    candidates = tuple(replace(c, milliseconds=took.get(c, float("nan"))) for c in ranked)
+    return Compiled(runs[ranked[0]], chains[ranked[0].norms], example, precision, candidates)
 
 
-def load(path: str | os.PathLike[str]) -> Compiled:
+def load(path: str | os.PathLike[str], engine: str | None = None) -> Compiled:
     """What :meth:`Compiled.save` wrote, with its engine built again on this machine.
 
-    The file holds Python objects: load only what you trust. Raises ``ChainError`` where the engine is not installed.
+    ``engine`` takes another than the one it was saved for, as in :func:`compile`. The file holds Python objects: load
+    only what you trust. Raises ``ChainError`` where the engine is not installed, and for a file that ``save`` did not
+    write.
     """
-    held: dict[str, Any] = torch.load(path, weights_only=False)
-    return compile(held["chain"], held["example"], held["engine"], held["precision"], seconds=0.1)
+    held: Any = torch.load(path, weights_only=False)
+    if not isinstance(held, dict) or not {"chain", "engine", "precision", "example"} <= set(held):
+        raise ChainError(f"{os.fspath(path)} was not written by save of a compiled net")
+    saved = held["engine"]
+    gone = ENGINES[saved].missing if saved in ENGINES else "is not an engine of this version"
+    if engine is None and gone:
+        raise ChainError(f'this net was saved for {saved}, which {gone}; or run it on another: load(path, "auto")')
+    return compile(held["chain"], held["example"], engine or saved, held["precision"], seconds=0.1)
+
+
+def _precisions(asked: Precision, names: list[str]) -> list[Precision]:
+    """The precisions to try: float32 is allowed for bf16 too, where it is not one engine that was asked for."""
+    return ["bf16", "fp32"] if asked == "bf16" and len(names) > 1 else [asked]
 
 
 def _named(engine: str, device: str) -> list[str]:
@@ -180,37 +228,58 @@ def _named(engine: str, device: str) -> list[str]:
         return list(ENGINES)
     if engine == "auto":
         others = [name for name, e in ENGINES.items() if e.extra and device in e.devices and not e.missing]
-        return [name for name in ENGINES if name != "compile" or not others]
+        fit = [name for name, e in ENGINES.items() if device in e.devices]
+        return [name for name in fit if name != "compile" or not others]
     if engine not in ENGINES:
         raise ChainError(f'engine= is "auto", "all" or an engine, not {engine!r}: {nearest(str(engine), ENGINES)}')
     return [engine]
 
 
 def _try(
-    name: str, chain: Folded, example: Tensor, precision: Precision, expected: Tensor
+    candidate: Candidate, chain: Folded, example: Tensor, precision: Precision, expected: Tensor
 ) -> tuple[Run | None, Candidate]:
     """An engine, if it can be built and computes what the net does."""
-    engine: Engine = ENGINES[name]
+    engine: Engine = ENGINES[candidate.engine]
     if engine.missing:
-        return None, Candidate(name, why=engine.missing)
+        return None, replace(candidate, why=engine.missing)
     if example.device.type not in engine.devices:
-        return None, Candidate(name, why=f"does not run on {example.device.type}")
+        return None, replace(candidate, why=f"does not run on {example.device.type}")
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # exporters warn of what is theirs to mend
-            run = engine.build(chain, example, precision)
+            run = engine.build(chain, example, candidate.computes)
             found = run(example)
             apart = _apart(expected, found)
             if len(example) > 1 and found.shape == expected.shape:  # and with another number of rows
                 apart = max(apart, _apart(expected[:1], run(example[:1])))
     except Unfit as why:
-        return None, Candidate(name, why=str(why))
+        return None, replace(candidate, why=str(why))
     except Exception as error:  # engines fail in ways of their own, and there are others
-        told = " ".join(str(error).split())
-        return None, Candidate(name, why=f"{type(error).__name__}: {told[:160]}")
+        return None, replace(candidate, why=_told(error))
     if not apart <= CLOSE[precision]:
-        return None, Candidate(name, difference=apart, why="its output differs from the net's")
-    return run, Candidate(name, difference=apart)
+        return None, replace(candidate, difference=apart, why="its output differs from the net's")
+    return run, replace(candidate, difference=apart)
+
+
+#: how exporters and engines name an operator that they have not
+_LACKING = (
+    re.compile(r"No ONNX function found for <OpOverload\(op='([\w.:]+)'"),
+    re.compile(r"No (?:conversion rule|translator) found for (?:operations?|nodes?)?:? *([\w.:]+)"),
+    re.compile(r"(?:[Nn]ot [Ii]mplemented|[Uu]nsupported)[^.]*?op(?:erator)?s?:? *'?([\w.:]+)"),
+)
+
+
+def _told(error: BaseException) -> str:
+    """What an engine failed with, the operator it lacks by name."""
+    cause: BaseException | None = error
+    while cause is not None:
+        for pattern in _LACKING:
+            found = pattern.search(str(cause))
+            if found:
+                return f"has no operator {found[1]}"
+        cause = cause.__cause__ or cause.__context__
+    told = " ".join(str(error).split())
+    return f"{type(error).__name__}: {told[:160]}"
 
 
 def _apart(expected: Tensor, found: Tensor) -> float:
@@ -231,7 +300,7 @@ def _call(run: Run, example: Tensor) -> Callable[[], object]:
     return call
 
 
-def _measured(ways: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+def _measured(ways: Mapping[K, Callable[[], object]], seconds: float) -> dict[K, float]:
     """Median milliseconds of each, in rounds that time every one once: drift of the machine falls on all alike."""
     once = 0.0
     for way in ways.values():
@@ -239,7 +308,7 @@ def _measured(ways: Mapping[str, Callable[[], object]], seconds: float) -> dict[
         start = time.perf_counter()
         way()
         once += time.perf_counter() - start
-    found: dict[str, list[float]] = {name: [] for name in ways}
+    found: dict[K, list[float]] = {name: [] for name in ways}
     order = list(ways)
     for turn in range(max(5, min(2000, int(seconds * len(order) / max(once, 1e-6))))):
         first = turn % len(order)

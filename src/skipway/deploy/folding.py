@@ -30,7 +30,7 @@ class Folded(Chain):
     report: Report
 
 
-def fold(net: Chain, example: Tensor | None = None, *, check: bool = True) -> Folded:
+def fold(net: Chain, example: Tensor | None = None, *, check: bool = True, clamps: bool = True) -> Folded:
     """A plain, smaller chain that computes the same in eval mode.
 
     What is linear and stands together becomes one layer:
@@ -54,6 +54,9 @@ def fold(net: Chain, example: Tensor | None = None, *, check: bool = True) -> Fo
         an input to compare the two on; by default two rows of random numbers of the shape the net was built for.
     check:
         whether to compare them, in float64 and in the net's own precision. It takes four forwards.
+    clamps:
+        whether norm and relu before a 1x1 convolution become a clamp. One pass for two in PyTorch; engines that fuse
+        the two by themselves may run them as fast as they are.
 
     Returns
     -------
@@ -76,7 +79,7 @@ def fold(net: Chain, example: Tensor | None = None, *, check: bool = True) -> Fo
     """
     _ready(net)
     own = next((p for p in net.parameters() if p.is_floating_point()), torch.empty(0))
-    notes = Notes(own.dtype)
+    notes = Notes(own.dtype, clamps)
     form = net._form if example is None or net._form.sizes else _form_of(example)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # layers are made, and draw weights to no end
         row = row_of(net, form.value, notes)

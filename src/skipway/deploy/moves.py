@@ -31,6 +31,9 @@ def across(done: Row, notes: Notes) -> bool:
     norm = done[i - 1] if relu else step
     if not isinstance(norm.linear, Affine) or norm.act is not None or not norm.only_next or not (relu or between):
         return False
+    if relu and not notes.clamps:
+        norm.why["across"] = "it was to stay with the relu after it (clamps=False)"
+        return False
     try:
         bounds, left = _clamped(norm.linear, notes.limit) if relu else (None, norm.linear)
         top.linear, top.changed = then(_moved(left, between, top.linear), top.linear), True

@@ -129,9 +129,12 @@ class Notes:
     ----------
     dtype:
         the precision of the net.
+    clamps:
+        whether norm and relu may become a clamp.
     """
 
     dtype: torch.dtype = torch.float32
+    clamps: bool = True
     folds: list[Fold] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
 
