@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from . import edit
 from .emit import Program
+from .engines import Use, uses
 from .errors import ChainError, nearest
 from .gains import Drop, Gain, ShakeDrop, undecayed
 from .graph import Graph
@@ -171,6 +172,15 @@ class Chain(Planned):
         """The forward as Python: what runs, and what one would have written by hand."""
         self._need_closed("code")
         return self._source
+
+    @property
+    def engines(self) -> tuple[Use, ...]:
+        """The parts, also of chains inside, that a faster executor can run while they train, or why it does not.
+
+        ``net.code`` is what runs everywhere else. :func:`skipway.engines.use_engines` is the switch.
+        """
+        self._need_closed("engines")
+        return uses(self)
 
     def no_weight_decay(self) -> set[str]:
         """The names of parameters that are gains, which weight decay would pull to where they say nothing.

@@ -81,12 +81,25 @@ class Program:
         compare shapes before every merge that could broadcast (where they could not be checked beforehand).
     hooked:
         run the hooks of opened chains.
+    span:
+        first and last node of a part that nothing outside reads into: ``x`` is the value of the first.
+    executors:
+        ``(first node, last node, run)`` of parts that ``run(self, x)`` takes over.
     """
 
     def __init__(
-        self, graph: Graph, at: Sequence[str] | None = None, *, checked: bool = False, hooked: bool = False
+        self,
+        graph: Graph,
+        at: Sequence[str] | None = None,
+        *,
+        checked: bool = False,
+        hooked: bool = False,
+        span: tuple[int, int] | None = None,
+        executors: Sequence[tuple[int, int, Callable[..., Any]]] = (),
     ) -> None:
         self.graph, self.checked, self.hooked = graph, checked, hooked
+        self.span = span or (0, len(graph.nodes) - 1)
+        self.executors = {first: (last, run) for first, last, run in executors}
         self.at = {name: graph.names[name] for name in at} if at is not None else None
         self.names: dict[str, Any] = {"torch": torch, "F": F, "__builtins__": builtins}
         # no "__name__": the compiler would look for our callables as attributes of that module
@@ -108,12 +121,23 @@ class Program:
 
     def _write(self) -> str:
         nodes = self.graph.nodes
-        last = max(self.at.values()) if self.at else nodes[-1].index
-        if self.at is not None and not self.at:
-            last = 0
-        self._keep(nodes[0], last)
-        for node in nodes[1 : last + 1]:
-            self._node(node, last)
+        first, last = self.span
+        if self.at is not None:
+            last = max(self.at.values(), default=0)
+        self._keep(nodes[first], last)
+        if first and any(e.shortcut.tap == "branch" for e in nodes[first].leaves):
+            self._line(f"{self._var(nodes[first], 'branch')} = x")
+        reached = first
+        for node in nodes[first + 1 : last + 1]:
+            if node.index <= reached:
+                continue
+            if node.index - 1 in self.executors:
+                reached, run = self.executors[node.index - 1]
+                self._line(f"x = {self._bind(run)}(self, x)")
+                self._keep(nodes[reached], last)
+                self._free(nodes[reached], last, until=node.index - 1)
+            else:
+                self._node(node, last)
         if self.at is None:
             self._lines.append("return x")
         else:
@@ -178,11 +202,14 @@ class Program:
             )
             self._line(f"{self._var(node)} = x{copied}")
 
-    def _free(self, node: Node, last: int) -> None:
+    def _free(self, node: Node, last: int, until: int | None = None) -> None:
+        """Delete the variables of values that ``node`` reads last; with ``until`` only those up to that node."""
         if node.index == last:
             return
         gone = []
         for start in {e.start: self.graph.nodes[e.start] for e in node.edges}.values():
+            if until is not None and start.index > until:
+                continue
             for tap in ("state", "branch"):
                 if self._last_readers(start).get(tap) == node.index:
                     wanted = self.at is not None and start.index in self.at.values()

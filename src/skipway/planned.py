@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from . import diagnose
+from . import diagnose, engines
 from .connection import Connection, Connections
 from .emit import Program
 from .errors import ChainError, OpenChainError, ShapeError
@@ -36,6 +36,8 @@ class Planned(Spine):
     _inside = False
     """Whether it is a part of another chain, which then looks whether a shortcut goes around its random drops."""
     _plan: Plan | None = None
+    _engine = "auto"
+    """Whether a faster executor may run a part of it: see :func:`skipway.engines.use_engines`."""
     _sound = False
     """Whether the plan found every shape, for the input this chain was built for."""
 
@@ -130,6 +132,8 @@ class Planned(Spine):
         self._features: dict[tuple[End, ...], Callable[..., Any]] = {}
         self._source, self._run, self._run_checked, self._run_hooked = "", _unready, _unready, _unready
         self._opened: tuple[nn.Module, ...] = ()
+        self._segments: list[engines.Segment] = []
+        self._run_training: Callable[..., Any] | None = None
         if self._open:
             return
         graph = Graph(self)
@@ -138,6 +142,10 @@ class Planned(Spine):
         program = Program(graph)
         self._source, self._run = program.source, program.function()
         self._run_checked = Program(graph, checked=True).function()
+        self._segments = engines.segments(graph)
+        if self._segments:
+            parts = [(s.start, s.end, engines.executor(s, graph)) for s in self._segments]
+            self._run_training = Program(graph, executors=parts).function()
         self._opened = tuple(n.opens for n in graph.nodes if n.opens is not None)
         if self._opened:
             self._run_hooked = Program(graph, checked=True, hooked=True).function()
@@ -195,6 +203,8 @@ class Planned(Spine):
             run = self._run if x.shape[1:] in self._verified else self._verify(x)
             if self._opened and run is not _one_sample:
                 run = self._hooked(run)
+            if self._run_training is not None and run is self._run and self.training:
+                run = self._run_training
             return run(self, x)
         except Exception as error:
             diagnose.explain(self, error, x)
@@ -270,7 +280,10 @@ class Planned(Spine):
         return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
-        dropped = ("_parents", "_plan", "_run", "_run_checked", "_run_hooked", "_features", "_source", "_opened")
+        dropped = (
+            "_parents", "_plan", "_run", "_run_checked", "_run_hooked", "_run_training", "_segments", "_features",
+            "_source", "_opened",
+        )  # fmt: skip
         return {k: v for k, v in self.__dict__.items() if k not in dropped}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
