@@ -24,12 +24,14 @@ from skipway import (
     Dense,
     GlobalAvgPool,
     Learned,
+    MaxPool,
     Parallel,
     Project,
     Shortcut,
     Skip,
     dense,
     every,
+    identity,
     log2,
     relu,
     sliding,
@@ -40,9 +42,10 @@ from skipway.merges import Merge
 from skipway.render.arcs import levels
 from skipway.render.draw import planned, scene
 from skipway.render.fold import view
-from skipway.render.layout import label, lay_out
+from skipway.render.layout import joining, label, lay_out
 from skipway.render.scene import flatten
 from skipway.render.text import _Line
+from skipway.render.unrolled import unroll
 
 
 class Odd(Merge):
@@ -50,6 +53,12 @@ class Odd(Merge):
 
     def make(self, branch, shortcut):
         return lambda b, s: 2 * b - s
+
+
+def inner():
+    """Branches in a branch, with shortcuts of their own."""
+    deep = Parallel(Dense(4, 4), Chain(Dense(4, 4), Dense(4, 4)))
+    return Parallel(Dense(4, 4, relu), Skip(Dense(4, 4), deep, scale=0.5), merge="mean")
 
 
 NETS = {
@@ -93,6 +102,26 @@ NETS = {
         lambda x: x + 1, Dense(..., 3), nn.Sequential(nn.Linear(3, 3), nn.ReLU()), wiring=[Shortcut(0, 1)]
     ),
     "parallel": lambda: Chain(Dense(4, 4), Parallel(Dense(4, 3), Skip(Dense(4, 4)), merge="cat"), Dense(..., 2)),
+    "inception": lambda: Chain(
+        stem=Conv(3, 8, 3, relu, padding=1),
+        mix=Parallel(
+            Conv(8, 4, 1), Chain(reduce=Conv(8, 4, 1), body=Conv(4, 8, 3, padding=1)), Chain(MaxPool(3, 1, 1)), Chain(),
+            merge="cat",
+        ),
+        head=Chain(GlobalAvgPool(), Dense(..., 10)), wiring=[Shortcut("stem", "mix", path="project", name="around")],
+        input=(3, 8, 8),
+    ),
+    "nested branches": lambda: Chain(
+        Dense(4, 4),
+        a=Skip(Dense(4, 4), both=inner(), after=Dense(4, 4)),
+        b=Parallel(Chain(Dense(4, 4), inner(), wiring=every(1)), identity, inner()), c=Dense(4, 4),
+        wiring=[Shortcut(0, "c"), Shortcut("a.0", "b", merge="gate"), Shortcut("a", "c")],
+    ),
+    "split": lambda: Chain(
+        Dense(4, 4),
+        *[Skip(Parallel(*[Skip(Dense(4, 4), relu, Dense(4, 4)) for _ in range(32)]), act=relu) for _ in range(3)],
+    ),
+    "many branches": lambda: Chain(Dense(4, 4), Parallel(*[Dense(4, k + 1) for k in range(20)], merge="cat")),
     "taps": lambda: Chain(
         a=Dense(4, 4), b=Dense(4, 4), c=Dense(4, 4),
         wiring=[Shortcut("input", "a"), Shortcut("a", "c", tap="branch"), Shortcut("input", "c", merge="gate")],
@@ -162,69 +191,110 @@ def holds(made, links):
 @pytest.mark.parametrize("name", NETS)
 def test_no_label_meets_another_or_an_arc(name, direction):
     net = NETS[name]()
-    holds(drawn(name, direction), view(lay_out(planned(net))).links)
+    holds(drawn(name, direction), view(lay_out(planned(net))).all_links)
+
+
+def branches(layout):
+    """How many branches there are, those in branches too."""
+    return sum(1 + branches(branch) for row in layout.rows for branch in row.branches)
+
+
+def counts_all(layout, shown):
+    """Every shortcut is drawn once or counted where it is not, and so is every branch."""
+    told = [arc.edge for link in shown.all_links for arc in link.arcs]
+    told += [arc.edge for cell in shown.all_cells for arc in cell.inside]
+    assert sorted(map(id, told)) == sorted(id(arc.edge) for arc in layout.all_arcs())
+    limbs = [limb for cell in shown.all_cells for limb in cell.limbs]
+    assert sum(limb.total for limb in limbs) + sum(cell.hidden for cell in shown.all_cells) == branches(layout)
+    for cell in shown.all_cells:
+        firsts = [limb.first for limb in cell.limbs]
+        if cell.kind == "fork":  # side by side in their order, none twice
+            assert firsts == list(itertools.accumulate((limb.times for limb in cell.limbs), initial=0))[:-1]
+            assert sum(limb.times for limb in cell.limbs) == len(cell.row.branches)
+    for link in shown.all_links:
+        assert link.start < link.end
 
 
 @pytest.mark.parametrize("fold", [None, True, False])
 @pytest.mark.parametrize("name", NETS)
-def test_every_shortcut_is_drawn_once(name, fold):
-    plan = planned(NETS[name]())
-    shown = view(lay_out(plan), fold=fold)
-    told = [arc.edge for link in shown.links for arc in link.arcs] + [a.edge for c in shown.cells for a in c.inside]
-    assert sorted(map(id, told)) == sorted(map(id, plan.edges))
-    for link in shown.links:
-        assert link.start < link.end
+def test_every_shortcut_and_every_branch_is_drawn_once(name, fold):
+    layout = lay_out(planned(NETS[name]()))
+    shown = view(layout, fold=fold)
+    counts_all(layout, shown)
     if fold is False:
-        assert all(len(link.arcs) == 1 for link in shown.links)
-        assert len(shown.cells) == sum(row.node is not None for row in lay_out(plan).rows)
+        assert all(len(link.arcs) == 1 for link in shown.all_links)
+        assert all(limb.total == 1 for cell in shown.all_cells for limb in cell.limbs)
+        assert len(in_order(shown)) == sum(line.is_value and line.role != "branch" for line in unroll(layout).lines)
+
+
+def in_order(shown):
+    """The cells as a list has them: those of branches before the value where they meet."""
+    found = []
+    for k, cell in enumerate(shown.cells):
+        found += [pair for limb in cell.limbs if limb.view for pair in in_order(limb.view)[1:]]
+        found.append((cell, shown.ends(k)))
+    return found
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_the_drawing_and_the_table_say_the_same(name):
     """One layout, two renderers: the cells of a row, the shortcuts that end there and what they do."""
     layout = lay_out(planned(NETS[name]()))
-    shown = view(layout, fold=False)
-    told = [_Line(row, i, layout, 0) for i, row in enumerate(layout.rows)]
-    values = [line for line, row in zip(told, layout.rows, strict=True) if row.node is not None]
-    for cell, line in zip(shown.cells, values, strict=True):
-        assert cell.title == line.name.strip()
-        assert cell.what == line.what
+    found = unroll(layout)
+    told = [(_Line(line, i, found, 0), line) for i, line in enumerate(found.lines)]
+    values = [pair for pair in told if pair[1].is_value and pair[1].role != "branch"]
+    for (cell, ends), (line, from_) in zip(in_order(view(layout, fold=False)), values, strict=True):
+        if cell.kind == "fork":
+            assert (line.title, from_.role) == (joining(cell.row.module), "meet")
+        else:
+            assert cell.title == line.title
+            assert cell.what == line.what
+            assert (f"{cell.count:,}" if cell.count else "") == line.count
         assert cell.shape == line.shape
-        assert (f"{cell.count:,}" if cell.count else "") == line.count
-    for i, (cell, line) in enumerate(zip(shown.cells, values, strict=True)):
-        ends = shown.ends(i)
-        assert [link.edge for link in ends] == [arc.edge for arc in cell.row.ends]
+        assert [link.edge for link in ends] == [arc.edge for arc in from_.ends]
         assert bool(ends) == (line.rails == "◄")
         for link in ends:
             assert str(link.words) == label(link.edge)
             assert str(link.words) in line.note
 
 
-@pytest.mark.parametrize("name", ["question", "crossing", "nested", "images", "taps", "unknown", "unet"])
+SAID = ("question", "crossing", "nested", "images", "inception", "nested branches", "taps", "unknown", "unet")
+
+
+@pytest.mark.parametrize("name", SAID)
 def test_every_word_of_a_label_is_written(name):
     """Merge, path, gains, drop and activation stand in the drawing where they act."""
     net = NETS[name]()
     for direction in ("horizontal", "vertical"):
         made = drawn(name, direction)
         written = " | ".join([*(t.string for t in made.texts), *(s.word for s in made.signs)])
-        for link in view(lay_out(planned(net))).links:
+        for link in view(lay_out(planned(net))).all_links:
             w = link.words
             for part in (w.merge, w.path, w.scale, w.path_scale, w.drop, w.act):
                 assert part in written
 
 
 WORDS = st.sampled_from(["add", "mean", "max", "mul", "gate"])
+ONE = st.sampled_from(["add", "mean", "max", "mul"])
+
+
+def limbs(forks):
+    """Branches: layers, chains with shortcuts and branches of their own, or nothing."""
+    layer = st.builds(lambda: Dense(4, 4))
+    return st.one_of(layer, st.builds(Chain), chains(forks, 4), st.builds(lambda: Skip(Dense(4, 4), relu)))
 
 
 @st.composite
-def chains(draw):
-    """Chains of layers of one width, nested or not, with any shortcuts over them."""
-    n = draw(st.integers(1, 14))
+def chains(draw, forks=2, most=14):
+    """Chains of layers of one width, nested or not, with any shortcuts over them, and branches between them."""
+    n = draw(st.integers(1, most))
     layers = {}
     for i in range(n):
         name = draw(st.sampled_from([f"{i}", f"layer{i}", f"a_much_longer_name_{i}"]))
         inner = draw(st.integers(0, 5))
         layers[name] = Skip(*[Dense(4, 4, relu) for _ in range(inner)]) if inner > 2 else Dense(4, 4)
+        if forks and inner == 2:
+            layers[name] = Parallel(*draw(st.lists(limbs(forks - 1), min_size=1, max_size=6)), merge=draw(ONE))
     ends = st.tuples(st.integers(0, n), st.integers(0, n)).filter(lambda e: e[0] < e[1])
     pairs = draw(st.lists(ends, max_size=10, unique=True))
     wiring = [
@@ -247,15 +317,15 @@ def chains(draw):
 @given(chains(), st.sampled_from(["horizontal", "vertical"]), st.sampled_from([None, True, False]))
 def test_no_label_meets_another_or_an_arc_in_any_chain(net, direction, fold):
     plan = planned(net)
-    shown = view(lay_out(plan), fold=fold)
-    told = [arc.edge for link in shown.links for arc in link.arcs] + [a.edge for c in shown.cells for a in c.inside]
-    assert sorted(map(id, told)) == sorted(map(id, plan.edges))
+    layout = lay_out(plan)
+    shown = view(layout, fold=fold)
+    counts_all(layout, shown)
     made = scene(net, plan, direction=direction, fold=fold)
-    holds(made, shown.links)
+    holds(made, shown.all_links)
     ET.fromstring(net.draw(direction=direction, fold=fold))
 
 
-SMALL = {"FOLD_FROM": 2, "JOIN_FROM": 2, "CLOSE_FROM": 4, "MOST": 7, "FEW": 4}
+SMALL = {"FOLD_FROM": 2, "JOIN_FROM": 2, "CLOSE_FROM": 4, "MOST": 7, "FEW": 4, "MOST_BRANCHES": 3}
 
 
 @settings(max_examples=40, deadline=None)
@@ -264,14 +334,15 @@ def test_what_is_folded_closed_or_left_out_is_counted_in_any_chain(net, directio
     """The same, as if every chain were far too long: folds, joined norms, closed chains and a gap."""
     plan = planned(net)
     with mock.patch.multiple("skipway.render.fold", **SMALL):
-        shown = view(lay_out(plan))
+        layout = lay_out(plan)
+        shown = view(layout)
         made = scene(net, plan, direction=direction)
-    assert len(shown.cells) <= SMALL["MOST"]
-    told = [arc.edge for link in shown.links for arc in link.arcs] + [a.edge for c in shown.cells for a in c.inside]
-    assert sorted(map(id, told)) == sorted(map(id, plan.edges))
-    for band in shown.bands:
-        assert 0 < band.first <= band.last < len(shown.cells)
-    holds(made, shown.links)
+    assert len(in_order(shown)) <= SMALL["MOST"]
+    counts_all(layout, shown)
+    for part in shown.views():
+        for band in part.bands:
+            assert 0 < band.first <= band.last < len(part.cells)
+    holds(made, shown.all_links)
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)).filter(lambda e: e[0] < e[1]), max_size=9))

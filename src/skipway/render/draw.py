@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from skipway.edit import nested
 from skipway.errors import ChainError, nearest
 from skipway.layer import parameters_made
 from skipway.plan import Plan
@@ -14,6 +13,7 @@ from skipway.plan import Plan
 from .fold import view
 from .horizontal import Horizontal
 from .layout import Layout, lay_out
+from .layout import opened as planned
 from .parts import head
 from .scene import Scene
 from .svg import svg
@@ -69,14 +69,6 @@ def draw(
 def in_notebook(chain: Any) -> str:
     """The drawing for a notebook, which scrolls where it is too wide."""
     return f'<div style="overflow-x:auto">{draw(chain)}</div>'
-
-
-def planned(chain: Any) -> Plan:
-    """The plan of a chain with all nested chains open, as the table has it; its own where there are none."""
-    if not nested(chain):
-        plan: Plan = chain.plan
-        return plan
-    return Plan(chain, chain._form.value, opened=nested(chain), strict=False)
 
 
 def scene(

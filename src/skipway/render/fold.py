@@ -1,17 +1,17 @@
 """What of a layout is drawn: repeats once with their number, nested chains open or closed, a long middle left out.
 
-Whatever is left out is counted: every shortcut of the chain belongs to exactly one :class:`Link`, or lies inside one
-:class:`Cell`.
+Whatever is left out is counted: every shortcut of the chain belongs to exactly one :class:`~.view.Link`, or lies inside
+one :class:`~.view.Cell`; every branch belongs to exactly one :class:`~.view.Limb`, or is hidden in one cell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from .layout import Arc, Layout, Row, Words
+from .layout import Arc, Layout, Row, joining
 from .repeats import Item, Tree
+from .view import Band, Cell, Limb, Link, View
 
 #: with more rows than this, norms and activations are drawn with the layer they belong to
 JOIN_FROM = 20
@@ -23,79 +23,8 @@ CLOSE_FROM = 56
 MOST = 112
 #: rows that stay where the middle is left out
 FEW = 24
-
-
-@dataclass(eq=False)
-class Cell:
-    """A drawn row: a value, a closed chain, or the gap that stands for a long middle."""
-
-    kind: Literal["input", "layer", "closed", "gap"]
-    first: int
-    last: int
-    """The rows of the layout it stands for."""
-    depth: int
-    title: str
-    what: str
-    shape: str
-    count: int
-    row: Row
-    """The row whose value leaves it."""
-    inside: list[Arc] = field(default_factory=list)
-    """Shortcuts that lie in what is not drawn."""
-
-
-@dataclass(eq=False)
-class Band:
-    """Neighbouring cells that belong together: a nested chain, or a block that repeats."""
-
-    first: int
-    last: int
-    depth: int
-    title: str
-    what: str
-    count: int
-    times: int = 1
-    until: str = ""
-    """The name of the last of the equal layers or chains, and where they have no frame of their own, of the first."""
-    since: str = ""
-    row: int | None = None
-
-
-@dataclass(eq=False)
-class Link:
-    """A drawn shortcut, with all those of the chain that it stands for."""
-
-    arcs: list[Arc]
-    start: int
-    end: int
-    words: Words
-    held: int
-    """Parameters of one of them."""
-    leaves_inside: bool = False
-    """Whether it starts at a value that is not drawn."""
-    ends_inside: bool = False
-
-    @property
-    def edge(self) -> Any:
-        return self.arcs[0].edge
-
-
-@dataclass(eq=False)
-class View:
-    """What is drawn, from the input on."""
-
-    cells: list[Cell]
-    bands: list[Band]
-    links: list[Link]
-
-    def ends(self, cell: int) -> list[Link]:
-        """The shortcuts that merge into the value of a cell, in merge order."""
-        return self._ends.get(cell, [])
-
-    def __post_init__(self) -> None:
-        self._ends: dict[int, list[Link]] = {}
-        for link in self.links:
-            self._ends.setdefault(link.end, []).append(link)
+#: more branches side by side than this are never drawn, unless asked for
+MOST_BRANCHES = 12
 
 
 def view(layout: Layout, *, fold: bool | None = None, tree: Tree | None = None) -> View:
@@ -111,36 +40,53 @@ def view(layout: Layout, *, fold: bool | None = None, tree: Tree | None = None) 
     (3, 25, 1)
     """
     tree = tree or Tree(layout)
-    folded = fold if fold is not None else len(tree.rows) - 1 > FOLD_FROM
-    shown = _Emitter(tree, folded, set())
-    if fold is None and len(shown.cells) > JOIN_FROM:
-        shown.join()
-    if fold is None and len(shown.cells) > CLOSE_FROM:
-        closed = {i.first for i in _all(tree.items) if i.titled and i.leaves[1] > i.leaves[0] and tree.straight(i)}
+    trees = tree.everything()
+    folded = fold if fold is not None else tree.size - 1 > FOLD_FROM
+    shown = _Emitter(tree, folded)
+    if fold is None and shown.size > JOIN_FROM:
+        shown = _Emitter(tree, folded, joined=True)
+    if fold is None and shown.size > CLOSE_FROM:
+        closed = {
+            id(t.layout.rows[i.first])
+            for t in trees
+            for i in _all(t.items)
+            if i.titled and i.leaves[1] > i.leaves[0] and t.straight(i) and not t.forks_in(i)
+        }
         if closed:
-            shown = _Emitter(tree, folded, closed)
-            shown.join()
-        depths = sorted({tree.layout.rows[i.first].depth for i in _all(tree.items) if i.titled}, reverse=True)
-        for depth in depths:
-            if len(shown.cells) <= MOST:
+            shown = _Emitter(tree, folded, closed, joined=True)
+        holders = _holders(tree)
+        for depth in sorted({depth for depth, _ in holders}, reverse=True):
+            if shown.size <= MOST:
                 break
-            closed |= {i.first for i in _all(tree.items) if i.titled and tree.layout.rows[i.first].depth == depth}
-            shown = _Emitter(tree, folded, closed)
-            shown.join()
-        if len(shown.cells) > MOST:
+            closed |= {id(row) for d, row in holders if d == depth}
+            shown = _Emitter(tree, folded, closed, joined=True)
+        if shown.size > MOST:
             shown.leave_out(FEW // 2, len(shown.cells) - FEW // 2)
-    return shown.view()
+    return shown.view(few=fold is None).number()
 
 
 def _all(items: list[Item]) -> list[Item]:
     return [found for item in items for found in (item, *_all(item.kids))]
 
 
-class _Emitter:
-    """Walks the items and puts down cells and bands."""
+def _holders(tree: Tree, depth: int = 0) -> list[tuple[int, Row]]:
+    """Titles of nested chains, and forks, with how deep they are."""
+    rows = tree.layout.rows
+    found = [(depth + row.depth, row) for row in rows if row.node is None or row.branches]
+    for i, branches in tree.branches.items():
+        found += [pair for branch in branches for pair in _holders(branch, depth + rows[i].depth + 1)]
+    return found
 
-    def __init__(self, tree: Tree, folded: bool, closed: set[int]) -> None:
-        self.tree, self.folded, self.closed = tree, folded, closed
+
+class _Emitter:
+    """Walks the items and puts down cells and bands.
+
+    ``closed`` are the ids of the rows that are drawn as one box: titles of chains, and forks.
+    """
+
+    def __init__(self, tree: Tree, folded: bool, closed: set[int] | None = None, *, joined: bool = False) -> None:
+        self.tree, self.folded, self.joined = tree, folded, joined
+        self.closed = closed or set()
         rows = tree.layout.rows
         self.cells = [Cell("input", 0, 0, 0, "input", "", _shape(rows[0]), 0, rows[0])]
         self.bands: list[Band] = []
@@ -149,6 +95,30 @@ class _Emitter:
         self.twin: dict[int, int] = {}
         """The drawn value that a folded one stands behind."""
         self._emit(tree.items, tree.folds, 0)
+        if joined:
+            self._join()
+        self.limbs: dict[int, list[_Emitter]] = {
+            cell.first: [self._limb(tree.branches[cell.first][at]) for at, _ in self._runs(cell.first)]
+            for cell in self.cells
+            if cell.kind == "fork"
+        }
+
+    def _limb(self, tree: Tree) -> _Emitter:
+        return _Emitter(tree, self.folded, self.closed, joined=self.joined)
+
+    def _runs(self, row: int) -> list[tuple[int, int]]:
+        if self.folded:
+            return self.tree.runs(row)
+        return [(i, 1) for i in range(len(self.tree.branches[row]))]
+
+    @property
+    def size(self) -> int:
+        """How many cells are drawn, those of branches too."""
+        return len(self.cells) + sum(
+            sum(limb.size - 1 for limb in self.limbs[cell.first][:MOST_BRANCHES])
+            for cell in self.cells
+            if cell.kind == "fork"
+        )
 
     def _emit(self, items: list[Item], folds: list[tuple[int, int, int]], depth: int) -> None:
         blocks = {at: (period, times) for at, period, times in folds} if self.folded else {}
@@ -156,7 +126,7 @@ class _Emitter:
         while i < len(items):
             period, times = blocks.get(i, (1, 1))
             start = len(self.cells)
-            alone = period == 1 and items[i].titled and items[i].first not in self.closed
+            alone = period == 1 and items[i].titled and not self._is_closed(items[i])
             inner = depth + (times > 1 and not alone)
             band = None
             if inner > depth:
@@ -176,16 +146,24 @@ class _Emitter:
                         self.twin[v] = v - shift
             i += period * times
 
+    def _is_closed(self, item: Item) -> bool:
+        return id(self.tree.layout.rows[item.first]) in self.closed
+
     def _name(self, item: Item) -> str:
         return self.tree.layout.rows[item.first].title
 
     def _one(self, item: Item, depth: int, times: int, until: str) -> None:
         tree, row = self.tree, self.tree.layout.rows[item.first]
         count = tree.own[item.first]
-        if not item.titled or item.first in self.closed:
+        closed = self._is_closed(item)
+        if not item.titled or closed:
             last = tree.layout.rows[tree.rows[item.leaves[1]]]
-            kind: Literal["layer", "closed"] = "closed" if item.titled else "layer"
-            told = tree.kinds[item.first] if not item.titled else self._contents(item)
+            kind: Literal["layer", "fork", "closed"] = "closed" if closed else "fork" if row.branches else "layer"
+            told = tree.kinds[item.first] if not closed else self._contents(item)
+            if kind == "fork":
+                at = len(self.cells)
+                self.bands.append(Band(at, at, depth, row.title, told, count, row=item.first))
+                depth += 1
             for v in range(item.leaves[0], item.leaves[1] + 1):
                 self.cell_of[v] = len(self.cells)
             self.cells.append(Cell(kind, item.first, item.last, depth, row.title, told, _shape(last), count, last))
@@ -198,6 +176,9 @@ class _Emitter:
     def _contents(self, item: Item) -> str:
         """The kinds of the layers in a closed chain: all, or those with weights that are no norms, or their number."""
         rows = [self.tree.rows[v] for v in range(item.leaves[0], item.leaves[1] + 1)]
+        if not item.titled:
+            row = self.tree.layout.rows[item.first]
+            return f"{self.tree.kinds[item.first]} of {len(row.branches)}, {joining(row.module)}"
         kinds = [self.tree.kinds[i] for i in rows]
         heavy = [k for i, k in zip(rows, kinds, strict=True) if self.tree.own[i] and "Norm" not in k]
         for told in (kinds, heavy):
@@ -205,7 +186,7 @@ class _Emitter:
                 return " · ".join(told)
         return f"{self.tree.kinds[item.first]} of {len(kinds)} layers"
 
-    def join(self) -> None:
+    def _join(self) -> None:
         """Put norms and activations into one cell with the layer before or after them, where no shortcut ends or starts
         between them and they stand in the same chain."""
         cells, groups = self.cells, [[0]]
@@ -231,7 +212,7 @@ class _Emitter:
         self._move(lambda i: move[i])
         for band in sorted(self.bands, key=lambda b: -b.depth):
             cell = self.cells[band.first]
-            if band.first == band.last and band.times == 1 and cell.depth > band.depth:
+            if band.first == band.last and band.times == 1 and cell.depth > band.depth and cell.kind != "fork":
                 # one cell is all there is in it: a frame around it would say nothing
                 cell.title, cell.depth = band.title, band.depth
                 self.bands.remove(band)
@@ -276,8 +257,10 @@ class _Emitter:
             value = self.twin[value]
         return value
 
-    def view(self) -> View:
+    def view(self, copies: Sequence[Tree] = (), *, few: bool = False, depth: int = 0) -> View:
+        """What is drawn; ``copies`` are the trees of equal branches that this one stands for."""
         tree = self.tree
+        twins = [{id(a): b for a, b in zip(tree.layout.arcs, c.layout.arcs, strict=True)} for c in copies]
         groups: dict[int, list[Arc]] = {}
         for row in tree.layout.rows:
             for k, arc in enumerate(row.ends):
@@ -288,9 +271,46 @@ class _Emitter:
         bundles: dict[Any, Link] = {}
         for arcs in (groups[id(a)] for _, a in ((i, a) for r in tree.layout.rows for i, a in enumerate(r.ends))
                      if id(a) in groups):  # fmt: skip
-            self._link(list(dict.fromkeys(arcs)), links, bundles)
+            found = list(dict.fromkeys(arcs))
+            self._link([*found, *(twin[id(arc)] for twin in twins for arc in found)], links, bundles)
         links.sort(key=lambda link: link.end)
-        return View(self.cells, self.bands, links)
+        self._forks(copies, few, depth)
+        return View(self.cells, self.bands, links, depth)
+
+    def _forks(self, copies: Sequence[Tree], few: bool, depth: int) -> None:
+        """Draw the branches of every fork; those that lie in what is not drawn are counted there."""
+        forks: dict[int, list[list[Tree]]] = {}
+        for tree in (self.tree, *copies):
+            for row, branches in tree.branches.items():
+                drawn = self._drawn(self.tree.value[row])
+                cell = self.cells[self.cell_of[drawn]]
+                if cell.kind == "fork":
+                    forks.setdefault(self.cell_of[drawn], []).append(branches)
+                else:
+                    held = tree.layout.rows[row]
+                    cell.inside += [arc for branch in held.branches for arc in branch.all_arcs()]
+                    cell.hidden += sum(_branches(branch) for branch in branches) + len(branches)
+        for at, found in forks.items():
+            cell = self.cells[at]
+            runs, made = self._runs(cell.first), self.limbs[cell.first]
+            for k, ((first, times), limb) in enumerate(zip(runs, made, strict=True)):
+                alike = [tree for branches in found for tree in branches[first : first + times]]
+                if few and len(runs) > MOST_BRANCHES and MOST_BRANCHES // 2 <= k < len(runs) - MOST_BRANCHES // 2 + 1:
+                    self._leave_limb_out(cell, first, times, alike)
+                    continue
+                shown = limb.view([t for t in alike if t is not limb.tree], few=few, depth=depth + cell.depth)
+                if times > 1:
+                    _repeated(shown, first, times)
+                cell.limbs.append(Limb(shown, first, times, len(alike)))
+
+    @staticmethod
+    def _leave_limb_out(cell: Cell, first: int, times: int, alike: list[Tree]) -> None:
+        if not cell.limbs or cell.limbs[-1].view is not None:
+            cell.limbs.append(Limb(None, first, 0, 0))
+        gap = cell.limbs[-1]
+        gap.times, gap.total = gap.times + times, gap.total + len(alike)
+        cell.inside += [arc for tree in alike for arc in tree.layout.all_arcs()]
+        cell.hidden += sum(_branches(tree) for tree in alike)
 
     def _link(self, arcs: list[Arc], links: list[Link], bundles: dict[Any, Link]) -> None:
         tree, arc = self.tree, arcs[0]
@@ -314,6 +334,25 @@ class _Emitter:
         return found.kind == "gap" or (
             found.kind == "closed" and found.row is not self.tree.layout.rows[self.tree.rows[value]]
         )
+
+
+def _branches(tree: Tree) -> int:
+    """How many branches there are in a tree."""
+    return sum(1 + _branches(branch) for branches in tree.branches.values() for branch in branches)
+
+
+def _repeated(shown: View, first: int, times: int) -> None:
+    """Say of a branch that it stands for several: on its own frame, or on one around it."""
+    outer = next((b for b in shown.bands if b.first == 1 and b.last == len(shown.cells) - 1 and b.depth == 0), None)
+    until = str(first + times - 1)
+    if outer is not None and outer.times == 1:
+        outer.times, outer.until = times, until
+        return
+    for cell in shown.cells:
+        cell.depth += 1
+    for band in shown.bands:
+        band.depth += 1
+    shown.bands.insert(0, Band(1, len(shown.cells) - 1, 0, "", "", 0, times, until, str(first)))
 
 
 _LIGHT = (

@@ -9,9 +9,11 @@ from typing import Any
 
 from torch import nn
 
+from skipway.edit import nested
 from skipway.gains import Drop, Learned
 from skipway.graph import Edge, Node
 from skipway.merges import Merge, as_merge
+from skipway.parallel import Parallel
 from skipway.paths import Identity, Path, Project, as_path
 from skipway.plan import Plan
 from skipway.shortcut import value_code
@@ -27,6 +29,10 @@ class Row:
     node: Node | None = None
     module: Any = None
     """The layer, or the nested chain of a title."""
+    name: str = ""
+    """Its dotted name, from the outermost chain on."""
+    branches: list[Layout] = field(default_factory=list)
+    """The branches of a ``Parallel``, each with the value they share as its first row."""
     starts: list[Arc] = field(default_factory=list)
     ends: list[Arc] = field(default_factory=list)
 
@@ -39,6 +45,15 @@ class Arc:
     start: int
     end: int
     lane: int = 0
+    within: str = ""
+    """The dotted name of the branch it belongs to, ``""`` outside of all."""
+
+    @property
+    def name(self) -> str:
+        if not self.within:
+            return self.edge.name
+        dot = "." if self.edge.where else ": "
+        return f"{self.within}{dot}{self.edge.name}"
 
 
 @dataclass(eq=False)
@@ -52,20 +67,34 @@ class Layout:
     def lanes(self) -> int:
         return 1 + max((a.lane for a in self.arcs), default=-1)
 
+    def all_arcs(self) -> list[Arc]:
+        """The shortcuts of the chain and of all branches in it."""
+        inner = [a for row in self.rows for branch in row.branches for a in branch.all_arcs()]
+        return [*self.arcs, *inner]
 
-def lay_out(plan: Plan) -> Layout:
-    """Rows and lanes of a plan whose nested chains are all open.
+
+def opened(chain: Any) -> Plan:
+    """The plan of a chain with all nested chains open; its own where there are none."""
+    if not nested(chain):
+        plan: Plan = chain.plan
+        return plan
+    return Plan(chain, chain._form.value, opened=nested(chain), strict=False)
+
+
+def lay_out(plan: Plan, within: str = "") -> Layout:
+    """Rows and lanes of a plan whose nested chains are all open; ``within`` is the branch that it is of.
 
     An arc takes the innermost lane that is free over its whole length; one may start on the row where another ends.
     """
-    rows = [Row(0, "input", plan.nodes[0])]
+    dot = f"{within}." if within else ""
+    rows = [Row(0, "input", plan.nodes[0], name=f"{dot}input")]
     place = {0: 0}
     seen: set[str] = set()
     for node in plan.nodes[1:]:
         if node.opens is not None:
             place[node.index] = len(rows) - 1  # the value of a nested chain is the last one inside
             if not node.opens._keys:
-                rows.append(Row(node.name.count("."), node.key, node, node.opens))
+                rows.append(Row(node.name.count("."), node.key, node, node.opens, dot + node.name))
                 place[node.index] = len(rows) - 1
             continue
         parts = node.where.split(".") if node.where else []
@@ -73,15 +102,54 @@ def lay_out(plan: Plan) -> Layout:
             where = ".".join(parts[: i + 1])
             if where not in seen:
                 seen.add(where)
-                rows.append(Row(i, parts[i], None, _module(plan.chain, where)))
-        rows.append(Row(len(parts), node.key, node, node.layer))
+                rows.append(Row(i, parts[i], None, _module(plan.chain, where), dot + where))
+        row = Row(len(parts), node.key, node, node.layer, dot + node.name)
+        row.branches = _branches(plan, node, row.name)
+        rows.append(row)
         place[node.index] = len(rows) - 1
-    arcs = [Arc(e, place[e.start], place[e.end]) for e in plan.edges]
-    _take_lanes(arcs)
+    arcs = [Arc(e, place[e.start], place[e.end], within=within) for e in plan.edges]
+    return _with_arcs(rows, arcs)
+
+
+def _with_arcs(rows: list[Row], arcs: list[Arc]) -> Layout:
+    take_lanes(arcs)
     for arc in arcs:
         rows[arc.start].starts.append(arc)
         rows[arc.end].ends.append(arc)
     return Layout(rows, arcs)
+
+
+def _branches(plan: Plan, node: Node, name: str) -> list[Layout]:
+    """The layouts of the branches of a ``Parallel``: a chain under its title, anything else as one row."""
+    if not isinstance(node.layer, Parallel) or node.sub is None:
+        return []
+    found, before = [], plan.nodes[node.index - 1]
+    for i, (branch, sub) in enumerate(zip(node.layer.branches, node.sub.subs, strict=True)):
+        within = f"{name}.{i}"
+        if not hasattr(branch, "wiring"):
+            made = lay_out(sub, within)
+            row = made.rows[1]
+            row.title, row.name = str(i), within
+            row.branches = _branches(sub, sub.nodes[1], within)
+        elif not branch._keys:
+            made = Layout([Row(0, "input", before), Row(0, str(i), sub.nodes[0], branch, within)], [])
+        else:
+            if nested(branch):
+                sub = Plan(branch, before.form.value, opened=nested(branch), strict=False)
+            made = lay_out(sub, within)
+            made.rows.insert(1, Row(0, str(i), None, branch, within))
+            for row in made.rows[2:]:
+                row.depth += 1
+            for arc in made.arcs:
+                arc.start, arc.end = arc.start + (arc.start > 0), arc.end + 1
+        made.rows[0].node = before
+        found.append(made)
+    return found
+
+
+def joining(parallel: Any) -> str:
+    """The word of the merge of a ``Parallel``."""
+    return _word(parallel._recipe)
 
 
 def _module(chain: Any, where: str) -> Any:
@@ -90,7 +158,7 @@ def _module(chain: Any, where: str) -> Any:
     return chain
 
 
-def _take_lanes(arcs: list[Arc]) -> None:
+def take_lanes(arcs: list[Arc]) -> None:
     busy: list[tuple[int, int]] = []
     free: list[int] = []
     for arc in sorted(arcs, key=lambda a: (a.start, a.end)):

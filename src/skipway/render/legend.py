@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from .fold import View
 from .parts import legend
 from .scene import Box, Line, Scene, Sign, Step, Text, text_width
+from .view import View
 
 MARGIN = 16.0
 

@@ -12,9 +12,10 @@ from torch import nn
 
 from skipway.value import Form
 
-from .fold import Band, Cell, Link, View
+from .layout import joining
 from .scene import SIGNS, cut, is_bold, text_width
 from .text import what
+from .view import Band, Cell, Link, View
 
 _SAYS = {
     "add": "add", "sub": "subtract the branch", "mul": "multiply", "cat": "concatenate", "mean": "mean",
@@ -110,7 +111,7 @@ class Thickness:
     """Widths as thickness: the widest value of the chain is drawn widest, on a scale of factors."""
 
     def __init__(self, view: View) -> None:
-        known = [w for c in view.cells if c.row.node is not None for w in [features(c.row.node.form)] if w]
+        known = [w for c in view.all_cells if c.row.node is not None for w in [features(c.row.node.form)] if w]
         self.low, self.high = min(known, default=1), max(known, default=1)
 
     def __call__(self, width: int | None, least: float = 2.0, most: float = 7.0) -> float:
@@ -135,13 +136,13 @@ def arriving(cell: Cell) -> int | None:
 _FAINT = 400
 
 
-def arc_look(view: View, link: Link, thick: Thickness, levels: bool) -> tuple[str, float]:
-    """The kind and the thickness of the line of a shortcut."""
-    width = thick(leaving(view.cells[link.start]), 1.1, 2.6)
+def arc_look(links: list[Link], link: Link, features: int | None, thick: Thickness, levels: bool) -> tuple[str, float]:
+    """The kind and the thickness of the line of a shortcut, one of ``links``, that brings so many features."""
+    width = thick(features, 1.1, 2.6)
     if not levels:
-        width = max(0.35, min(width, 60 / len(view.links) ** 0.6))
+        width = max(0.35, min(width, 60 / len(links) ** 0.6))
     loose = " loose" if link.leaves_inside or link.ends_inside else ""
-    return f"arc {link.words.merge}{loose}" + (" faint" if len(view.links) > _FAINT else ""), width
+    return f"arc {link.words.merge}{loose}" + (" faint" if len(links) > _FAINT else ""), width
 
 
 _WEIGHTS = ("Dense", "Conv", "Linear", "Bilinear", "Embedding", "RNN", "LSTM", "GRU", "Attention")
@@ -177,16 +178,17 @@ def category_of(what: str, count: int) -> str:
 def tips(view: View) -> dict[tuple[str, int], str]:
     """What is said of every row and shortcut when one points at it."""
     told = {}
-    for i, cell in enumerate(view.cells):
+    for i, cell in enumerate(view.all_cells):
         lines = [" ".join(t for t in (cell.title, cell.what) if t), f"{cell.shape}"]
+        lines += [f"branches: {len(cell.row.branches)}, {joining(cell.row.module)}"] if cell.kind == "fork" else []
         lines += [f"{cell.count:,} parameters"] if cell.count else []
         lines += [f"{len(cell.inside):,} shortcuts inside"] if cell.inside else []
-        lines += [cell.row.node.source] if cell.kind == "layer" and cell.row.node is not None else []
+        lines += [cell.row.node.source] if cell.kind in ("layer", "fork") and cell.row.node is not None else []
         told["row", i] = "\n".join(lines)
-    for i, link in enumerate(view.links):
+    for i, link in enumerate(view.all_links):
         held = f"\n{link.held:,} parameters" if link.held else ""
         times = f"\nstands for {len(link.arcs):,} shortcuts" if len(link.arcs) > 1 else ""
-        told["arc", i] = f"{link.edge.name}: {link.words}{held}{times}\n{link.edge.shortcut.source}"
+        told["arc", i] = f"{link.arcs[0].name}: {link.words}{held}{times}\n{link.edge.shortcut.source}"
     return told
 
 
@@ -234,32 +236,38 @@ def head(chain: Any, plan: Any, parameters: int) -> list[tuple[str, str]]:
 
 def common(view: View) -> str:
     """What stands on every arc alike, so that it can be said once; empty where they differ or are few."""
-    told = Counter(on_arc(link, number=False) for link in view.links)
-    return next(iter(told)) if len(told) == 1 and len(view.links) > 6 else ""
+    links = view.all_links
+    told = Counter(on_arc(link, number=False) for link in links)
+    return next(iter(told)) if len(told) == 1 and len(links) > 6 else ""
 
 
 def legend(view: View, unplaced: Sequence[int], *, short: bool = False) -> list[tuple[str, str]]:
     """``(sign, words)`` of what needs an explanation here."""
     told: list[tuple[str, str]] = []
-    shown = sorted({link.words.merge for link in view.links})
+    links, cells = view.all_links, view.all_cells
+    forks = [cell for cell in cells if cell.kind == "fork"]
+    shown = sorted({link.words.merge for link in links} | {joining(cell.row.module) for cell in forks})
     told += [(word, _SAYS.get(word, word)) for word in shown if word in SIGNS]
-    shortcuts = sum(len(link.arcs) for link in view.links) + sum(len(c.inside) for c in view.cells)
+    shortcuts = sum(len(link.arcs) for link in links) + sum(len(c.inside) for c in cells)
     if shortcuts:
         told.append(("line", f"{shortcuts:,} shortcut" + "s" * (shortcuts > 1)))
+    if any(limb.view is None for cell in forks for limb in cell.limbs) or any(cell.hidden for cell in cells):
+        total = sum(limb.total for cell in forks for limb in cell.limbs) + sum(cell.hidden for cell in cells)
+        told.append(("", f"{total:,} branches"))
     if short:
         told.append(("", "below a layer: shape without the batch axis · parameters"))
-    widths = {features(c.row.node.form) for c in view.cells if c.row.node is not None} - {None}
+    widths = {features(c.row.node.form) for c in cells if c.row.node is not None} - {None}
     if len(widths) > 1:
         told.append(("thick", f"thickness: {min(widths)} to {max(widths)} features"))  # type: ignore[type-var]
-    if any(link.leaves_inside or link.ends_inside for link in view.links):
+    if any(link.leaves_inside or link.ends_inside for link in links):
         told.append(("dashed", "from or to values that are not drawn"))
-    if any(link.words.tap for link in view.links):
+    if any(link.words.tap for link in links):
         told.append(("", "a shortcut that leaves before a merge brings the branch"))
     same = common(view)
     if same:
         told.append(("", f"every shortcut: {same}"))
     elif unplaced:
-        counted = Counter(on_arc(view.links[i], number=False) for i in unplaced)
+        counted = Counter(on_arc(links[i], number=False) for i in unplaced)
         counted.pop("", None)
         for text, n in counted.most_common(4):
             told.append(("", f"{n:,} shortcut{'s' * (n > 1)}: {text}"))

@@ -42,8 +42,7 @@ def _paint(axes: Any, scene: Scene, colours: Theme) -> None:
         )
 
     for k, rect in enumerate(scene.rects):
-        behind = rect.kind.split()[0] in ("band", "stack")
-        z = 1 + k / (len(scene.rects) + 1) if behind else 5.0
+        z = 1 + k / (len(scene.rects) + 1) if rect.is_behind else 5.0
         box(rect.box.x, rect.box.y, rect.box.w, rect.box.h, rect.radius, rect.kind.removeprefix("band "), z)
     _strokes(axes, scene.lines, colours)
     for sign in scene.signs:

@@ -7,8 +7,11 @@ from typing import Any
 
 from skipway.layer import parameters_made
 
-from .layout import Arc, Layout, Row, Words, words
+from .layout import Arc, Layout, Row, Words, joining, words
 from .text import what
+
+#: of so many equal branches side by side one is drawn for all; two or three are easier seen than counted
+ALIKE = 4
 
 
 @dataclass(eq=False)
@@ -27,10 +30,20 @@ class Item:
 
 
 class Tree:
-    """The items of a layout, with the runs that repeat found."""
+    """The items of a layout, with the runs that repeat found.
 
-    def __init__(self, layout: Layout) -> None:
+    ``signatures`` is shared by the trees of branches, so that equal ones are known.
+    """
+
+    def __init__(self, layout: Layout, signatures: dict[Any, int] | None = None) -> None:
         self.layout = layout
+        self._signatures = {} if signatures is None else signatures
+        self.branches: dict[int, list[Tree]] = {
+            i: [Tree(branch, self._signatures) for branch in row.branches]
+            for i, row in enumerate(layout.rows)
+            if row.branches
+        }
+        """The trees of the branches of a row."""
         self.value: dict[int, int] = {}
         """The number of the value on a row."""
         self.rows: list[int] = []
@@ -44,9 +57,35 @@ class Tree:
         self.arcs_from = [[self.value[a.end] for a in layout.rows[i].starts] for i in self.rows]
         self.words = _all_words(layout.arcs)
         self.held = {id(a): _held(a) for a in layout.arcs}
-        self._signatures: dict[Any, int] = {}
         self.items = self._items(1, len(layout.rows))
         self.folds = self._repeats(self.items)
+
+    @property
+    def size(self) -> int:
+        """How many rows with a value there are, those of branches too."""
+        return len(self.rows) + sum(tree.size - 1 for trees in self.branches.values() for tree in trees)
+
+    @property
+    def signature(self) -> tuple[int, ...]:
+        """What equal branches share."""
+        return tuple(item.signature for item in self.items)
+
+    def everything(self) -> list[Tree]:
+        """This tree and those of all branches in it."""
+        inner = [t for trees in self.branches.values() for tree in trees for t in tree.everything()]
+        return [self, *inner]
+
+    def runs(self, row: int) -> list[tuple[int, int]]:
+        """Neighbouring branches of a row that are equal: the first, and how many, where that saves much."""
+        found: list[tuple[int, int]] = []
+        trees, i = self.branches[row], 0
+        while i < len(trees):
+            times = 1
+            while i + times < len(trees) and trees[i + times].signature == trees[i].signature:
+                times += 1
+            found += [(i, times)] if times >= ALIKE else [(i + k, 1) for k in range(times)]
+            i += times
+        return found
 
     def _items(self, low: int, high: int) -> list[Item]:
         rows, found, i = self.layout.rows, [], low
@@ -73,6 +112,8 @@ class Tree:
                 (at - s, str(self.words[id(a)]), self.held[id(a)], type(a.edge.shortcut.merge).__name__)
                 for s, a in self.arcs_into[at]
             ]
+            if row.branches:
+                told.append((joining(row.module), tuple(tree.signature for tree in self.branches[item.first])))
         shape = "" if row.node is None else str(row.node.form)
         key = (item.titled, self.kinds[item.first], shape, self.own[item.first], tuple(told))
         return self._signatures.setdefault(key, len(self._signatures))
@@ -108,6 +149,10 @@ class Tree:
                 break
             times += 1
         return times
+
+    def forks_in(self, item: Item) -> bool:
+        """Whether there are branches in it."""
+        return any(item.first <= row <= item.last for row in self.branches)
 
     def straight(self, item: Item) -> bool:
         """Whether no shortcut starts or ends inside, but for its last value, and one that goes around it."""

@@ -38,6 +38,7 @@ def text_width(text: str, size: float, bold: bool = False) -> float:
 
 def cut(text: str, size: float, room: float, bold: bool = False) -> str:
     """A text that fits, its end replaced by ``…`` where it does not; empty where nothing fits."""
+    room += 1e-6  # sums of widths come out a little off
     if text_width(text, size, bold) <= room:
         return text
     while text and text_width(text + "…", size, bold) > room:
@@ -76,6 +77,11 @@ class Rect:
     kind: str
     radius: float = 4
     ref: Ref = None
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether it is a frame, behind everything else."""
+        return self.kind.split()[0] in ("band", "stack")
 
 
 @dataclass(frozen=True)

@@ -44,11 +44,10 @@ def svg(scene: Scene, *, theme: str = "auto", label: str = "") -> str:
     out = [head, f"<style>{_STATIC}{rules}</style>", paper]
     spine = [line for line in scene.lines if line.kind.startswith("spine")]
     rest = [line for line in scene.lines if not line.kind.startswith("spine")]
-    behind = [r for r in scene.rects if r.kind.split()[0] in ("band", "stack")]
-    out += [_rect(r) for r in behind]
+    out += [_rect(r) for r in scene.rects if r.is_behind]
     out += [_line(line) for line in spine]
     out += _grouped(scene, rest)
-    out += _grouped(scene, [r for r in scene.rects if r not in behind] if behind else scene.rects)
+    out += _grouped(scene, [r for r in scene.rects if not r.is_behind])
     out += _grouped(scene, scene.signs)
     plain = len(scene.tips) > _TIPS
     out += [_text(replace(t, ref=None) if plain else t) for t in scene.texts]

@@ -7,13 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from skipway.edit import nested
 from skipway.layer import module_code, parameters_made
-from skipway.plan import Plan
 from skipway.spine import unwrap
 from skipway.wrap import Wrapped, describe
 
-from .layout import Arc, Layout, Row, label, lay_out
+from .layout import Arc, label, lay_out, opened
+from .unrolled import Line, Unrolled, unroll
 
 WIDTH = 100
 #: more rails than this side by side nobody can follow: then the shortcuts are told in words
@@ -35,10 +34,10 @@ def table(chain: Any) -> str:
       1      Dense relu   (N, 4)    24  ◄┤ add · project 5→4 (20)
       2      Dense relu   (N, 2)    10  ◄┘ add · project 4→2 (8)
     """
-    plan = Plan(chain, chain._form.value, opened=nested(chain), strict=False)
-    layout = lay_out(plan)
-    lanes = layout.lanes if layout.lanes <= MOST_LANES else 0
-    lines = [_Line(row, i, layout, lanes) for i, row in enumerate(layout.rows)]
+    plan = opened(chain)
+    found = unroll(lay_out(plan))
+    lanes = found.lanes if found.lanes <= MOST_LANES else 0
+    lines = [_Line(line, i, found, lanes) for i, line in enumerate(found.lines)]
     made = sum(p.numel() for p in {id(p): p for p in parameters_made(chain)}.values())
     count = f"open, {made:,} parameters so far" if chain.is_open else f"{made:,} parameter{'s' * (made != 1)}"
     head = f"{type(chain).__name__}  {plan.input} -> {plan.output}   {count}"
@@ -50,28 +49,35 @@ def table(chain: Any) -> str:
 class _Line:
     """A row as text cells."""
 
-    def __init__(self, row: Row, index: int, layout: Layout, lanes: int) -> None:
-        self.name = "  " * row.depth + (row.title if row.node is None or row.node.index else "input")
-        module = row.module
+    def __init__(self, line: Line, index: int, found: Unrolled, lanes: int) -> None:
+        row, module = line.row, line.row.module if line.role != "meet" else None
+        self.gutter, self.title = line.gutter, line.title
         self.what = "" if module is None else what(module)
-        self.shape = str(row.node.form) if row.node is not None else ""
+        self.shape = str(row.node.form) if row.node is not None and not line.is_title else ""
         own = 0 if module is None else sum(p.numel() for p in {id(p): p for p in parameters_made(module)}.values())
-        self.count = f"{own:,}" if own else ""
-        if row.node is None:
-            self.count = f"[{own:,}]" if own else ""
-        shown = [a for a in layout.arcs if a.lane < lanes]
-        self.rails = rails(index, shown, lanes) if lanes else ("◄" if row.ends else " ")
+        self.count = (f"[{own:,}]" if line.is_title else f"{own:,}") if own else ""
+        shown = [a for a in found.arcs if a.lane < lanes]
+        self.rails = rails(index, shown, lanes) if lanes else ("◄" if line.ends else " ")
         self.through = "".join(
             "┆" if any(a.lane == i and a.start <= index < a.end for a in shown) else " " for i in range(lanes)
         )
-        self.note = notes(row.ends, lanes)
-        self.repeat = ""
+        self.note = notes(line.ends, lanes)
+
+    @property
+    def name(self) -> str:
+        return self.gutter + self.title
+
+    def short(self, room: int) -> str:
+        """Its name, the middle left out where it does not fit."""
+        title, left = self.title, max(4, room - len(self.gutter))
+        if len(self.name) > room and len(title) > left:
+            title = title[: left // 2] + "…" + title[len(title) - (left - 1) // 2 :]
+        return (self.gutter + title)[:room]
 
     @property
     def key(self) -> tuple[str, ...]:
         """What two rows must share to be the same row of a repeated block."""
-        indent = self.name[: len(self.name) - len(self.name.lstrip())]
-        return (indent, self.what, self.shape, self.count, self.rails, self.note)
+        return (self.gutter, self.what, self.shape, self.count, self.rails, self.note)
 
 
 def what(module: nn.Module) -> str:
@@ -140,10 +146,17 @@ def rails(row: int, arcs: list[Arc], lanes: int) -> str:
     return lead + "".join(cells)
 
 
-def _fold(lines: list[_Line]) -> list[_Line | tuple[int, int, str, str]]:
-    """Replace repeats of a block of rows by one row that counts them."""
+def _fold(lines: list[_Line]) -> list[_Line | tuple[int, int, str]]:
+    """Replace repeats of a block of rows by one row that counts them; then those of blocks with such rows in them."""
+    out: list[Any] = list(lines)
+    while len(folded := _fold_once(out)) < len(out):
+        out = folded
+    return out
+
+
+def _fold_once(lines: list[Any]) -> list[Any]:
     out: list[Any] = []
-    keys = [line.key for line in lines]
+    keys = [line.key if isinstance(line, _Line) else line[:2] for line in lines]
     i = 0
     while i < len(lines):
         best = (0, 0)
@@ -155,10 +168,10 @@ def _fold(lines: list[_Line]) -> list[_Line | tuple[int, int, str, str]]:
             if (times >= 3 or (times == 2 and period >= 4)) and (times - 1) * period > best[0] * best[1] + 1:
                 best = (period, times - 1)
         period, more = best
-        if more and period * more > 1:
+        if more and period * more > 1 and isinstance(lines[i], _Line):
             out += lines[i : i + period]
-            names = (lines[i + period].name.strip(), lines[i + period * (more + 1) - 1])
-            out.append((period, more, names[0], lines[i + period - 1].through))
+            last = lines[i + period - 1]
+            out.append((period, more, last.through if isinstance(last, _Line) else last[2]))
             i += period * (more + 1)
         else:
             out.append(lines[i])
@@ -180,14 +193,12 @@ def _fit(lines: list[Any], lanes: int) -> list[str]:
     out = []
     for line in lines:
         if isinstance(line, _Line):
-            shown = (
-                line.name if len(line.name) <= name else line.name[: name // 2] + "…" + line.name[-(name - 1) // 2 :]
-            )
+            shown = line.short(name)
             what_ = line.what if len(line.what) <= kind else line.what[: kind - 1] + "…"
             cells = f"  {shown:<{name}}  {what_:<{kind}}   {line.shape:<{shape}}   {line.count:>{count}}  "
             out += _wrapped(cells + line.rails, line.note, f"{'':<{width}} {line.through}", lanes)
         else:
-            period, more, _, through = line
+            period, more, through = line
             times = "once more" if more == 1 else f"{more} more times"
             told = f"  {'⋮':<{name}}  " + (f"this row {times}" if period == 1 else f"these {period} rows {times}")
             out.append((f"{told:<{width}} {through}" if through.strip() else told)[:WIDTH].rstrip())
