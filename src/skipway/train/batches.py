@@ -16,6 +16,8 @@ from skipway.train.losses import is_labels
 Pair = tuple[Tensor, Tensor]
 # a data set up to this size is moved to the device once; a larger one goes batch by batch
 _WHOLE_BYTES = 1 << 30
+# how many values are looked at together when data is checked
+_PIECE = 1 << 22
 
 
 def to_channels_last(x: Tensor) -> Tensor:
@@ -235,9 +237,10 @@ def check_labels(y: Tensor, classes: int, where: str) -> None:
 def _check_finite(t: Tensor, what: str) -> None:
     if not (t.is_floating_point() or t.is_complex()):
         return
-    good = torch.isfinite(t)
-    if not bool(good.all()):
-        bad = (~good).reshape(len(t), -1)
+    # in pieces, since what torch makes to answer this is larger than what is asked about
+    pieces = t.split(max(1, _PIECE // max(1, t[0].numel())))
+    if not all(bool(torch.isfinite(piece).all()) for piece in pieces):
+        bad = (~torch.isfinite(t)).reshape(len(t), -1)
         rows = bad.any(1).nonzero().flatten()
         raise DataError(
             f"{what} holds {int(bad.sum())} values that are NaN or infinite, in {len(rows)} of {len(t)} rows, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -51,9 +51,11 @@ def seed_random(seed: int, device: torch.device) -> None:
         torch.mps.manual_seed(seed)
 
 
-def autocast(device: torch.device, bf16: bool) -> torch.autocast:
-    """torch's autocast to bfloat16 on this device, or a context that does nothing."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
+def autocast(device: torch.device, bf16: bool) -> AbstractContextManager[Any]:
+    """torch's autocast to bfloat16 on this device, or none, whatever the caller of ``fit`` has switched on."""
+    if bf16 or torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
+    return nullcontext()
 
 
 @contextmanager

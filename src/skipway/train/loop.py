@@ -21,7 +21,7 @@ from skipway.train.guard import Guard, random_states, seed_random, set_random_st
 from skipway.train.history import History
 from skipway.train.losses import Loss, choose_loss, count_correct
 from skipway.train.measure import Sums, Task, modes_kept
-from skipway.train.optimizers import OptimizerLike, make_optimizer
+from skipway.train.optimizers import OptimizerLike, clear_gradients, make_optimizer
 from skipway.train.progress import Progress
 from skipway.train.run import Found, RunFolder, describe_net, describe_optimizer
 
@@ -254,13 +254,12 @@ def _epoch(
         output, loss = task.forward(x, y)
         if not loss.requires_grad:
             raise TrainError(f"the loss {task.name} does not depend on any trainable parameter: is there a detach()?")
-        optimizer.zero_grad(set_to_none=True)
+        clear_gradients(optimizer)
         loss.backward()
         guard.watch(state.step, loss, (x, y))
         optimizer.step()
         state.loss = loss.detach()
-        with torch.no_grad():
-            sums.add(loss, count_correct(output, y, task.name), len(x))
+        sums.add(state.loss, count_correct(output, y, task.name), len(x))
         bar.step(state.epoch, steps, sums, began)
         if on_step:
             state.x, state.y = x, y

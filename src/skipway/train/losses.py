@@ -57,8 +57,10 @@ def _nll(log_p: Tensor, y: Tensor) -> Tensor:
     axis = class_axis(log_p, y)
     if y.shape == log_p.shape:
         return -(y.to(log_p.dtype) * log_p).sum(axis).mean()
+    place = 1 if log_p.dim() > 1 else 0
     try:
-        return F.nll_loss(log_p.movedim(axis, 1 if log_p.dim() > 1 else 0), y.long())
+        # moving an axis to where it is makes one more step of the backward pass
+        return F.nll_loss(log_p if axis == place else log_p.movedim(axis, place), y.long())
     except IndexError as error:
         width = log_p.shape[axis]
         raise DataError(
@@ -281,4 +283,4 @@ def count_correct(p: Any, y: Any, loss: str) -> tuple[Tensor, int] | None:
         return None
     axis = class_axis(p, y)
     target = y.argmax(axis) if y.shape == p.shape else y
-    return (p.argmax(axis) == target).sum(), target.numel()
+    return (p.detach().argmax(axis) == target).sum(), target.numel()

@@ -6,8 +6,6 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor
-
 from skipway.train.helpers import throttle
 from skipway.train.history import Row
 
@@ -48,15 +46,15 @@ def line(row: Row, epochs: int, left: float) -> str:
 
 
 class Sums(Protocol):
-    """Means over an epoch so far, still on the device, and the rows they are over."""
+    """Means over an epoch so far, numbers or tensors still on the device, and the rows they are over."""
 
     rows: int
 
     @property
-    def loss(self) -> Tensor: ...
+    def loss(self) -> Any: ...
 
     @property
-    def accuracy(self) -> Tensor | None: ...
+    def accuracy(self) -> Any: ...
 
 
 class Progress:
