@@ -155,7 +155,7 @@ def main() -> None:
             budget=1.0 if options.quick else 15.0,
         )
         more = {way: {"µs a layer": f"{1e6 * median(values) / depth:.1f}"} for way, values in found.items()}
-        table.add(f"{depth:,} layers, batch {batch:,}", found, goals={"loop by hand": 1.0}, more=more)
+        table.add(f"{depth:,} layers, batch {batch:,}", found, goals={"loop by hand": 0.99}, more=more)
         save(table)
 
     if not os.access("/proc/self/clear_refs", os.W_OK):
@@ -166,7 +166,7 @@ def main() -> None:
         rounds = range(1 if options.quick else options.rounds)
         found = {way: [rise_elsewhere(way, depth, options.batch) for _ in rounds] for way in WAYS}
         more = {way: {"kB a layer": f"{median(values) / depth / 1e3:,.0f}"} for way, values in found.items()}
-        table.add(f"{depth:,} layers, batch {options.batch:,}", found, goals={"loop by hand": 1.0}, more=more)
+        table.add(f"{depth:,} layers, batch {options.batch:,}", found, more=more)
     save(table)
 
 

@@ -191,9 +191,13 @@ def save(table: Table, folder: Path | None = None) -> Path:
     folder = folder or folder_of(table.quick)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{table.name}.json"
-    path.write_text(json.dumps(dataclasses.asdict(table), indent=1, ensure_ascii=False) + "\n")
+    write(table, path)
     show(table)
     return path
+
+
+def write(table: Table, path: Path) -> None:
+    path.write_text(json.dumps(dataclasses.asdict(table), indent=1, ensure_ascii=False) + "\n")
 
 
 def folder_of(quick: bool) -> Path:
