@@ -14,8 +14,11 @@ from skipway import (
     Conv,
     DataError,
     Dense,
+    Flatten,
+    Gate,
     LayerNorm,
     Learned,
+    MaxPool,
     OpenChainError,
     ShapeError,
     Shortcut,
@@ -81,6 +84,26 @@ def test_of_a_linear_chain_everything_is_exact():
     assert found.verdict().startswith("Gradients keep their size: those at the input are 3.1 times")
 
 
+def images(depth, wiring=(), norm=False, act=relu):
+    """A function that makes a chain of convolutions over images so small that their edges matter."""
+    block = [lambda: BatchNorm(CHANNELS)] * norm + [lambda: act, lambda: Conv(CHANNELS, CHANNELS, 3, padding=1)]
+    layers = lambda: [make() for _ in range(depth) for make in block]  # noqa: E731
+    return lambda: he(Chain(*layers(), wiring=wiring, input=(CHANNELS, 5, 6)), "fan_in", dense=True)
+
+
+def strided():
+    layers = [Conv(3, 48, 3, tanh, stride=2), Conv(48, 96, (1, 3), tanh, padding=(0, 2), groups=2), Flatten()]
+    return Chain(*layers, Dense(..., 40, tanh), Dense(40, 20), input=(3, 9, 8))
+
+
+def gates(merge, act=tanh, depth=12):
+    return lambda: he(
+        Chain(*[Dense(WIDTH, WIDTH, act) for _ in range(depth)], wiring=every(1, merge=merge), input=WIDTH),
+        "fan_in", dense=True,
+    )  # fmt: skip
+
+
+CHANNELS = 32
 TWICE = [*every(2)(8), Shortcut(0, 4), Shortcut(0, 8, name="again"), Shortcut(0, 8)]
 CASES = {
     "plain": (chain(8, "act"), 16),
@@ -97,6 +120,24 @@ CASES = {
     "projected": (chain(4, "act", every(2, path="project")), 16),
     "crossing": (chain(6, "act", [Shortcut(0, 4), Shortcut(2, 8), Shortcut(2, 6), Shortcut(0, 12)]), 16),
     "twice": (chain(4, "act", TWICE), 16),
+    "convolutions": (images(4), 8),
+    "residual convolutions": (images(8, every(2, scale=0.5)), 8),
+    "residual convolutions + BN": (images(6, every(3), norm=True), 32),
+    "projected convolutions": (images(4, every(2, path="project"), act=tanh), 8),
+    "strided convolutions": (strided, 32),
+    "highway": (gates(Gate(-1.0)), 16),
+    "highway, relu": (gates(Gate(-2.0), relu), 16),
+    "highway, two gates": (gates(Gate(-1.0, free=True)), 16),
+    "gate on the shortcut": (gates(Gate(0.0, on="shortcut")), 16),
+    "gate on the branch": (gates(Gate(0.0, on="branch"), depth=6), 16),
+    "gated convolutions": (
+        lambda: Chain(
+            *[Conv(CHANNELS, CHANNELS, 3, tanh, padding=1) for _ in range(5)],
+            wiring=every(1, merge=Gate(-1.0), scale=2.0),
+            input=(CHANNELS, 5, 5),
+        ),
+        8,
+    ),
 }
 
 
@@ -135,9 +176,10 @@ def test_theory_gives_the_laws_of_he_weights(make, law):
 def test_theory_stops_where_it_has_no_law():
     for net, at in (
         (Chain(Dense(8, 8), relu, Dense(8, 8), wiring=[Shortcut(1, 2)]), "one is made of the other"),
-        (Chain(Dense(8, 8, relu), Dense(8, 8), wiring=[Shortcut(0, 1, merge="gate")]), "merges by gate"),
+        (Chain(Dense(8, 8, relu), Dense(8, 8), wiring=[Shortcut(0, 1, merge="max")]), "merges by max"),
         (Chain(Dense(8, 8, relu), relu, nn.Softmax(-1)), "softmax"),
-        (Chain(Conv(2, 2, 3, padding=1), input=(2, 5, 5)), "conv2d"),
+        (Chain(Conv(2, 2, 3, padding=1), MaxPool(2), input=(2, 6, 6)), "maxpool"),
+        (Chain(Conv(2, 2, 3, padding=1, padding_mode="circular"), input=(2, 6, 6)), "padding is 'circular'"),
         (Chain(Skip(Dense(8, 8), drop=0.5)), "dropped at random"),
         (Chain(Dense(8, 8), Skip(Dense(8, 8), path=nn.Tanh())), "a shortcut along Tanh"),
     ):
@@ -145,9 +187,43 @@ def test_theory_stops_where_it_has_no_law():
         assert at in found.stopped
         assert found.theory_forward[0] is not None
         assert found.theory_forward[-1] is None
-        assert set(found.theory_backward) == {None}
+        # a law for the layers before is told from where it ends on, in what was measured there
+        known = [i for i, law in enumerate(found.theory_backward) if law is not None]
+        assert known == list(range(len(known)))
+        assert found.theory_backward[-1] is None
         assert at in str(found)
         assert all(v > 0 for v in found.forward[0] + found.backward[0])
+
+
+def test_theory_ends_before_the_shortcuts_that_lead_past_where_it_stops():
+    layers = [Dense(8, 8) for _ in range(4)]
+    found = signal(Chain(*layers, nn.Softmax(-1), Dense(8, 8), wiring=[Shortcut(1, 3), Shortcut(2, 6)]), seeds=1)
+    assert found.stopped == "softmax"
+    laws = dict(zip(found.names, found.theory_backward, strict=True))
+    # values 2 to 6 lie under a shortcut, value 2 under 1 -> 3: the last one from which all gradients come is value 1
+    assert [name for name, law in laws.items() if law is not None] == list(found.names[:2])
+
+
+def test_theory_before_a_pool_begins_at_the_gradient_that_comes_out_of_it():
+    make = images(6, every(2, scale=0.5))
+    found = signal(lambda: Chain(body=make(), pool=MaxPool(2), head=Flatten(), end=Dense(..., 9)), seeds=4, rows=8)
+    assert found.stopped == "maxpool"
+    mean = found.mean("backward")
+    known = [(a, b) for a, b in zip(mean, found.theory_backward, strict=True) if b is not None]
+    assert len(known) == 7
+    assert known[-1][0] == pytest.approx(known[-1][1])
+    assert known[0][0] > 1.2 * known[-1][0]
+    assert [a / b for a, b in known] == pytest.approx([1] * 7, rel=0.15)
+
+
+def test_edges_of_images_are_counted():
+    net = Chain(*[Conv(1, 64, 3, padding=1, bias=False) if i == 0 else Conv(64, 64, 3, padding=1, bias=False)
+                  for i in range(6)], input=(1, 3, 3))  # fmt: skip
+    found = signal(net, torch.randn(400, 1, 3, 3))
+    assert found.theory_forward == pytest.approx(found.forward[0], rel=0.2)
+    # had every tap an input, each layer would keep what the weights of 1 / (3 fan-in) leave: a third
+    wide = [found.forward[0][0] / 3**k for k in range(7)]
+    assert found.theory_forward[-1] < wide[-1] / 4
 
 
 def test_a_thousand_layers():

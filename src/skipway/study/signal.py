@@ -71,11 +71,13 @@ class Signal(Result):
         """What values and gradients do with depth, in a sentence each, computed.
 
         A law is told where something changes more than tenfold: exponential or a power of the depth, whichever fits
-        better.
+        better. Then where the theory ends, if it does.
         """
         back, fore = self.mean("backward"), self.mean("forward")
         backward = _law("Gradients", "on their way back", self.depths, back, back=True)
-        return f"{backward} {_law('Mean squares', 'on their way', self.depths, fore, back=False)}"
+        forward = _law("Mean squares", "on their way", self.depths, fore, back=False)
+        stopped = f" There is no law for {self.stopped}: the theory ends before it." if self.stopped else ""
+        return f"{backward} {forward}{stopped}"
 
     def rows(self) -> list[tuple[str, ...]]:
         count = len(self.names)
@@ -91,8 +93,7 @@ class Signal(Result):
 
     def table(self) -> str:
         """A line a value along the trunk (some of them, where there are many), and the verdict."""
-        stopped = f"\nNo theory after: {self.stopped}." if self.stopped else ""
-        return f"{aligned(self.rows())}\n\n{self.verdict()}{stopped}"
+        return f"{aligned(self.rows())}\n\n{self.verdict()}"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything measured, as JSON has it: a number that is not finite is None."""
@@ -182,7 +183,7 @@ def signal(
     given = isinstance(net, torch.nn.Module) or not callable(net)
     used = (seed,) if given else tuple(range(seed, seed + seeds))
     states = random_states(torch.device("cpu"))
-    forward, backward = [], []
+    forward, backward, ends = [], [], []
     stations: list[Node] = []
     theory = Theory()
     cost = f"signal: {len(used)} {'passes' if len(used) > 1 else 'pass'} forward and back"
@@ -200,15 +201,18 @@ def signal(
                 elif len(walk.graph.nodes) != len(theory.forward):
                     raise ChainError("signal: the function makes chains of different lengths, which cannot be compared")
                 squares, norms = _measure(walk, batch)
+                ends.append(norms)
                 forward.append(tuple(squares[node.index] for node in stations))
                 backward.append(tuple(norms[node.index] for node in stations))
                 bar.step()
     finally:
         set_random_states(states, torch.device("cpu"))
+    # where the theory stops before the end, it says how gradients grow from there on back
+    anchor = _geometric([norms[theory.end] for norms in ends])
     return Signal(
         tuple(node.name for node in stations), _depths(walk.graph, stations), tuple(forward), tuple(backward),
         tuple(theory.forward[node.index] for node in stations),
-        tuple(theory.backward[node.index] for node in stations),
+        tuple(None if (law := theory.backward[node.index]) is None else anchor * law for node in stations),
         theory.stopped, used, len(batch),
     )  # fmt: skip
 

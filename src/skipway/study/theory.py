@@ -6,8 +6,11 @@ parts, with the factors it has gathered, since a part that comes along two short
 Gradients are treated in the same way from the end (1606.05340, 1611.01232; batch norm 1902.08129; residual nets
 1712.08969).
 
-It knows dense layers, activations that work number by number, batch and layer norm, and shortcuts that add or average
-with factors, along the identity or a projection. At anything else it stops.
+It knows dense layers and convolutions, activations that work number by number, batch and layer norm, and shortcuts
+that add, average or gate, with factors, along the identity or a projection. At anything else it stops.
+
+Of images the mean square is kept for every position, so that the edges are right, where a convolution sees zeros. Taken
+as approximate are the moments of a batch norm over images, for which other positions count as other rows.
 """
 
 from __future__ import annotations
@@ -17,29 +20,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor, nn
 
 from skipway.graph import Edge, Graph, Node
-from skipway.merges import Add, Mean, as_merge
+from skipway.merges import Add, Gate, Mean, as_merge
 from skipway.spine import unwrap
+from skipway.study.moments import Gated, Map, Moments, Taps, Unknown, factor_of, gated, moments_of, through
 
 #: activations that are asked for their mean squares at Gaussian input, by the name of the function or module
 _ACTS = {"relu", "tanh", "sigmoid", "gelu", "silu", "elu", "leakyrelu", "leaky_relu", "softplus", "mish", "selu"}
-_PASS = {"identity", "flatten"}
-
-
-class Unknown(Exception):
-    """Something that the theory has no law for."""
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Of a value's numbers: the mean square, the mean, and the mean product of the same number in two rows."""
-
-    square: float
-    mean: float
-    rows: float
+#: what a layer does to the square of a gradient norm, summed over the channels: a factor, or an operation on a map
+Gain = Map | Callable[[Map], Map]
 
 
 @dataclass
@@ -56,12 +48,14 @@ class Part:
 class Theory:
     """The mean square of every value of a graph, and the norm of the gradient there over that at the end.
 
-    None where the theory does not reach; ``stopped`` says at what.
+    None where the theory does not reach; ``stopped`` says at what. ``end`` is the value whose gradient is 1 there: the
+    last one, or where the theory stopped the last before it that no shortcut goes around.
     """
 
     forward: list[float | None] = field(default_factory=list)
     backward: list[float | None] = field(default_factory=list)
     stopped: str = ""
+    end: int = -1
 
 
 Sum = dict[int, float]
@@ -73,27 +67,31 @@ class MeanField:
     def __init__(self, graph: Graph, x: Tensor, gaussian: bool) -> None:
         self.graph, self.count = graph, len(x)
         self.parts: list[Part] = []
-        self.states: list[Sum] = [self._new(_moments(x), "gauss" if gaussian else "")]
+        layers = [m for node in graph.nodes if node.layer is not None for m in node.layer.modules()]
+        images = x.dim() > 2 and any(map(_is_conv, layers))
+        self.states: list[Sum] = [self._new(moments_of(x, gaussian, images), "gauss" if gaussian else "")]
         self.branches: list[Sum] = list(self.states)
         #: what each layer does to the square of a gradient norm, the last first; and each act after a merge
-        self.gains: dict[int, list[float]] = {0: []}
-        self.acts: dict[Edge, list[float]] = {}
-        self.factors: dict[Edge, tuple[float, float, list[float]]] = {}
+        self.gains: dict[int, list[Gain]] = {0: []}
+        self.acts: dict[Edge, list[Gain]] = {}
+        self.factors: dict[Edge, tuple[float, float, list[Gain]]] = {}
+        self.gates: dict[Edge, Gated] = {}
 
     def run(self) -> Theory:
-        """Forward as far as there are laws, and backward if there are laws for all."""
-        theory = Theory([self.moments(self.states[0]).square])
+        """Forward as far as there are laws, and backward from there, or from before the shortcuts that lead past."""
+        nodes = self.graph.nodes
+        theory = Theory([self._square(self.states[0])], end=len(nodes) - 1)
         try:
-            for node in self.graph.nodes[1:]:
+            for node in nodes[1:]:
                 self._node(node)
-                theory.forward.append(self.moments(self.states[-1]).square)
+                theory.forward.append(self._square(self.states[-1]))
         except Unknown as stop:
-            nodes = len(self.graph.nodes)
             theory.stopped = str(stop)
-            theory.forward += [None] * (nodes - len(theory.forward))
-            theory.backward = [None] * nodes
-            return theory
-        theory.backward = list(self._back())
+            theory.end = len(theory.forward) - 1
+            theory.forward += [None] * (len(nodes) - len(theory.forward))
+            while any(edge.start < theory.end < edge.end for node in nodes for edge in node.edges):
+                theory.end -= 1
+        theory.backward = [*self._back(theory.end), *[None] * (len(nodes) - 1 - theory.end)]
         return theory
 
     # -- forward -------------------------------------------------------------------------------------------------------
@@ -104,13 +102,16 @@ class MeanField:
 
     def moments(self, value: Sum) -> Moments:
         """Of a sum of independent parts: squares add, and means."""
-        mean = sum(factor * self.parts[i].moments.mean for i, factor in value.items())
+        mean: Map = sum(factor * self.parts[i].moments.mean for i, factor in value.items())
         square = rows = mean * mean
         for i, factor in value.items():
             part = self.parts[i].moments
-            square += factor * factor * (part.square - part.mean**2)
-            rows += factor * factor * (part.rows - part.mean**2)
+            square = square + factor * factor * (part.square - part.mean**2)
+            rows = rows + factor * factor * (part.rows - part.mean**2)
         return Moments(square, mean, rows)
+
+    def _square(self, value: Sum) -> float:
+        return float(np.mean(self.moments(value).square))
 
     def _kind(self, value: Sum) -> str:
         kinds = {self.parts[i].kind for i in value}
@@ -119,7 +120,7 @@ class MeanField:
         return kinds.pop() if len(kinds) == 1 else ""
 
     def _node(self, node: Node) -> None:
-        gains: list[float] = []
+        gains: list[Gain] = []
         value = self.states[-1]
         if node.layer is not None:
             value = self._layer(node.layer, value, gains)
@@ -129,24 +130,28 @@ class MeanField:
             value = self._merge(edge, value)
         self.states.append(value)
 
-    def _layer(self, layer: Any, value: Sum, gains: list[float]) -> Sum:
+    def _layer(self, layer: Any, value: Sum, gains: list[Gain]) -> Sum:
         if isinstance(layer, nn.Sequential):
             for step in layer:
                 value = self._layer(step, value, gains)
             return value
-        if isinstance(layer, nn.Linear):
-            value = self._dense(layer, value, gains)
+        if isinstance(layer, nn.Linear) or _is_conv(layer):
+            value = (self._conv if _is_conv(layer) else self._dense)(layer, value, gains)
             act = getattr(layer, "act", None)
             return value if act is None else self._act(act, value, gains)
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             return self._norm(layer, value, gains, over_rows=True)
         if isinstance(layer, nn.LayerNorm):
             return self._norm(layer, value, gains, over_rows=False)
+        if isinstance(layer, nn.Flatten):
+            return self._flatten(value, gains)
         return self._act(layer, value, gains)
 
-    def _dense(self, layer: nn.Linear, value: Sum, gains: list[float]) -> Sum:
+    def _dense(self, layer: nn.Linear, value: Sum, gains: list[Gain]) -> Sum:
         """Weights around zero: the squares of a row of them times the mean square, and a gradient likewise."""
         known = self.moments(value)
+        if known.is_map:
+            raise Unknown("a dense layer on images: flatten them before")
         weight = layer.weight.detach().double()
         each = float(weight.square().mean())
         shift = 0.0 if layer.bias is None else float(layer.bias.detach().double().square().mean())
@@ -154,35 +159,56 @@ class MeanField:
         spread = each * weight.shape[1]
         return self._new(Moments(spread * known.square + shift, 0.0, spread * known.rows + shift), "gauss")
 
-    def _norm(self, layer: Any, value: Sum, gains: list[float], over_rows: bool) -> Sum:
+    def _conv(self, layer: Any, value: Sum, gains: list[Gain]) -> Sum:
+        """As a dense layer, at each position over those of its taps that lie inside."""
         known = self.moments(value)
-        if over_rows:
-            variance = (known.square - known.rows) * (1 - 1 / self.count)
-            rest, others = 1 - 2 / self.count, -1 / max(1, self.count - 1)
-        else:
-            variance = known.square - known.mean**2
-            rest, others = 1.0, (known.rows - known.mean**2) / variance if variance else 0.0
+        if np.ndim(known.square) != layer.weight.dim() - 2:
+            raise Unknown("a convolution of values whose positions are not known")
+        taps, shape = Taps(layer), np.shape(known.square)
+        weight = layer.weight.detach().double()
+        spread = float(weight.square().mean()) * weight.shape[1]
+        shift = 0.0 if layer.bias is None else float(layer.bias.detach().double().square().mean())
+        gains.append(lambda above: spread * taps.back(above, shape))
+        square, rows = (spread * taps(np.broadcast_to(one, shape)) + shift for one in (known.square, known.rows))
+        return self._new(Moments(square, np.zeros(np.shape(square)), rows), "gauss")
+
+    def _flatten(self, value: Sum, gains: list[Gain]) -> Sum:
+        known = self.moments(value)
+        if not known.is_map:
+            return value
+        shape = np.shape(known.square)
+        gains.append(lambda above: np.full(shape, above / math.prod(shape)))
+        return self._new(known.flat(), self._kind(value), self._made_of(value))
+
+    def _norm(self, layer: Any, value: Sum, gains: list[Gain], over_rows: bool) -> Sum:
+        known = self.moments(value)
+        if known.is_map and not over_rows:
+            raise Unknown(f"{type(layer).__name__} of images")
+        flat, count = known.flat(), self.count * np.size(known.square)
+        # what is taken away: the mean over the rows (and positions), or over the features
+        off = flat.rows + (flat.square - flat.rows) / count if over_rows else flat.mean**2
+        variance = flat.square - off
         size = 1.0 if layer.weight is None else float(layer.weight.detach().square().mean())
         shift = 0.0 if layer.bias is None else float(layer.bias.detach().square().mean())
         if variance <= 0:
             raise Unknown(f"{type(layer).__name__} of values that do not vary")
         scale = size / (variance + layer.eps)
-        gains.append(scale * rest)
-        square = scale * variance
+        gains.append(scale * (1 - 2 / count if over_rows else 1.0))
         kind = "gauss" if self._kind(value) == "gauss" else ""
-        return self._new(Moments(square + shift, 0.0, square * others + shift), kind, self._made_of(value))
+        square, rows = (scale * (one - off) + shift for one in (known.square, known.rows))
+        return self._new(Moments(square, 0.0 * known.square, rows), kind, self._made_of(value))
 
-    def _act(self, act: Any, value: Sum, gains: list[float]) -> Sum:
+    def _act(self, act: Any, value: Sum, gains: list[Gain]) -> Sum:
         function = unwrap(act)
         name = getattr(function, "__name__", type(function).__name__).lower()
         kind = self._kind(value)
-        if name in _PASS or (name == "relu" and kind == "positive"):
+        if name == "identity" or (name == "relu" and kind == "positive"):
             return value
         if name not in _ACTS:
-            raise Unknown(f"{type(function).__name__ if name == 'wrapped' else name}, for which there is no law here")
+            raise Unknown(type(function).__name__ if name == "wrapped" else name)
         if kind != "gauss":
             raise Unknown(f"{name} of values that are not Gaussian")
-        moments, slope = _through(function, name, self.moments(value))
+        moments, slope = through(function, name, self.moments(value))
         gains.append(slope)
         return self._new(moments, "positive" if name == "relu" else "", self._made_of(value))
 
@@ -191,28 +217,33 @@ class MeanField:
 
     def _merge(self, edge: Edge, branch: Sum) -> Sum:
         connection, merge = edge.connection, as_merge(edge.shortcut.merge)
-        if not isinstance(merge, (Add, Mean)):
+        if not isinstance(merge, (Add, Mean, Gate)):
             raise Unknown(f"a shortcut that merges by {getattr(merge, 'word', type(merge).__name__)}")
         if connection.drop is not None:
             raise Unknown("a branch that is dropped at random")
         start = (self.branches if edge.shortcut.tap == "branch" and edge.start else self.states)[edge.start]
-        way: list[float] = []
+        way: list[Gain] = []
         brought = start if connection.path is None else self._path(connection.path, start, way)
         half = 0.5 if isinstance(merge, Mean) else 1.0
-        ours, theirs = half * _factor(connection.scale), half * _factor(connection.path_scale)
+        ours, theirs = half * factor_of(connection.scale), half * factor_of(connection.path_scale)
         self._independent(branch, brought)
-        value = {i: ours * factor for i, factor in branch.items()}
-        for i, factor in brought.items():
-            value[i] = value.get(i, 0.0) + theirs * factor
+        if isinstance(merge, Gate):
+            law = gated(connection.merge, self.moments(branch).times(ours), self.moments(brought).times(theirs))
+            value = self._new(law.moments, "", self._made_of(branch) | self._made_of(brought))
+            self.gates[edge] = law
+        else:
+            value = {i: ours * factor for i, factor in branch.items()}
+            for i, factor in brought.items():
+                value[i] = value.get(i, 0.0) + theirs * factor
         self.factors[edge] = (ours, theirs, way)
-        after: list[float] = []
+        after: list[Gain] = []
         if connection.act is not None:
             value = self._act(connection.act, value, after)
         self.acts[edge] = after
         return value
 
-    def _path(self, path: Any, start: Sum, way: list[float]) -> Sum:
-        if not isinstance(path, (nn.Linear, nn.Sequential)):
+    def _path(self, path: Any, start: Sum, way: list[Gain]) -> Sum:
+        if not isinstance(path, (nn.Linear, nn.Sequential)) and not _is_conv(path):
             raise Unknown(f"a shortcut along {getattr(path, '__name__', type(path).__name__)}")
         return self._layer(path, start, way)
 
@@ -226,35 +257,47 @@ class MeanField:
 
     # -- backward ------------------------------------------------------------------------------------------------------
 
-    def _back(self) -> list[float]:
-        """The norms of the gradients at all values, that at the last being 1."""
-        nodes = self.graph.nodes
-        squares = [1.0]
+    def _back(self, end: int) -> list[float]:
+        """The norms of the gradients at all values up to one, that at this one being 1."""
+        nodes = self.graph.nodes[: end + 1]
+        shape = np.shape(self.moments(self.states[end]).square)
+        squares: list[Map] = [np.full(shape, 1 / math.prod(shape)) if shape else 1.0]
         states: list[Sum] = [{} for _ in nodes]
         branches: list[Sum] = [{} for _ in nodes]
         states[-1] = {0: 1.0}
 
-        def norm(value: Sum) -> float:
+        def norm(value: Sum) -> Map:
             return sum(factor * factor * squares[i] for i, factor in value.items())
 
-        def through(value: Sum, gains: list[float]) -> Sum:
-            if not gains:
+        def back(value: Sum, gains: list[Gain]) -> Sum:
+            if not gains or not value:
                 return value
-            squares.append(norm(value) * math.prod(gains))
+            square = norm(value)
+            for gain in reversed(gains):
+                square = gain(square) if callable(gain) else gain * square
+            squares.append(square)
             return {len(squares) - 1: 1.0}
 
         for node in reversed(nodes[1:]):
             value = states[node.index]
             for edge in reversed(node.edges):
                 ours, theirs, way = self.factors[edge]
-                value = through(value, self.acts[edge])
+                value = back(value, self.acts[edge])
                 tapped = branches if edge.shortcut.tap == "branch" and edge.start else states
-                _add(tapped[edge.start], through(value, way), theirs)
-                value = {i: ours * factor for i, factor in value.items()}
+                law = self.gates.get(edge)
+                if law is not None:
+                    _add(tapped[edge.start], back(back(value, [law.turn]), way), theirs)
+                brought = value if law is None else back(value, [law.along[1]])
+                _add(tapped[edge.start], back(brought, way), theirs)
+                value = {i: ours * f for i, f in (value if law is None else back(value, [law.along[0]])).items()}
             value = dict(value)
             _add(value, branches[node.index], 1.0)
-            _add(states[node.index - 1], through(value, self.gains[node.index]), 1.0)
-        return [math.sqrt(norm(value)) for value in states]
+            _add(states[node.index - 1], back(value, self.gains[node.index]), 1.0)
+        return [math.sqrt(float(np.sum(norm(value)))) for value in states]
+
+
+def _is_conv(layer: Any) -> bool:
+    return isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
 
 
 def _add(into: Sum, value: Sum, factor: float) -> None:
@@ -262,44 +305,4 @@ def _add(into: Sum, value: Sum, factor: float) -> None:
         into[i] = into.get(i, 0.0) + factor * known
 
 
-def _moments(x: Tensor) -> Moments:
-    flat = x.detach().double().flatten(1)
-    rows, square = len(flat), float(flat.square().mean())
-    together = float(flat.mean(0).square().mean())  # the mean over all pairs of rows, a row with itself included
-    others = (rows * together - square) / (rows - 1) if rows > 1 else 0.0
-    return Moments(square, float(flat.mean()), others)
-
-
-def _factor(gain: Any) -> float:
-    """A factor as a number; the root of the mean square of one a channel."""
-    if gain is None:
-        return 1.0
-    if isinstance(gain, (int, float)):
-        return float(gain)
-    if isinstance(gain, nn.Parameter):
-        values = gain.detach().double()
-        return float(values) if values.dim() == 0 else float(values.square().mean().sqrt())
-    raise Unknown(f"a shortcut with the gain {type(gain).__name__}")
-
-
-def _through(function: Callable[[Tensor], Tensor], name: str, known: Moments) -> tuple[Moments, float]:
-    """Moments of an activation of a Gaussian, and the mean square of its slope."""
-    size = math.sqrt(known.square)
-    alike = max(-1.0, min(1.0, known.rows / known.square)) if known.square else 0.0
-    if name == "relu":  # in closed form, the arc-cosine kernel (Cho and Saul 2009)
-        kernel = (math.sqrt(1 - alike * alike) + alike * (math.pi - math.acos(alike))) / math.pi
-        return Moments(known.square / 2, size / math.sqrt(2 * math.pi), known.square / 2 * kernel), 0.5
-    z = torch.linspace(-8, 8, 1601, dtype=torch.float64)
-    weight = torch.exp(-z * z / 2)
-    weight /= weight.sum()
-    with torch.enable_grad():
-        at = (z * size).requires_grad_()
-        value = function(at)
-        (slope,) = torch.autograd.grad(value.sum(), at)
-    value = value.detach()
-    coarse, heavy = z[::16], weight[::16] / weight[::16].sum()
-    with torch.no_grad():
-        first = function(coarse * size)
-        second = function(size * (alike * coarse[:, None] + math.sqrt(1 - alike * alike) * coarse[None, :]))
-    rows = float((heavy * first * (second @ heavy)).sum())
-    return Moments(float(weight @ value**2), float(weight @ value), rows), float(weight @ slope**2)
+__all__ = ["MeanField", "Theory"]
