@@ -158,9 +158,10 @@ class Guard:
         *,
         every: int = 1,
         bf16: bool = False,
+        compiled: bool = False,
     ) -> None:
         self._net, self._optimizer, self._device = net, optimizer, device
-        self._every, self._bf16 = every, bf16
+        self._every, self._bf16, self._compiled = every, bf16, compiled
         self._recent: deque[tuple[int, Batch]] = deque(maxlen=every)
         self._bad = torch.zeros((), device=device)
         self._step_of_bad = torch.zeros((), dtype=torch.long, device=device)
@@ -216,11 +217,15 @@ class Guard:
             )
         with untouched(self._net, self._device, train=True), autocast(self._device, self._bf16):
             value = first_bad_value(self._net, batch[0])
-        where = (
-            f"the first value that is not finite is {value}"
-            if value
-            else "all values in the net are finite, it is the loss itself: look at the targets and the loss function"
-        )
+        if value:
+            where = f"the first value that is not finite is {value}"
+        elif self._compiled:
+            where = (
+                "without compile=True all values in the net are finite: it is the loss itself, or the compiled code; "
+                "look at the targets and the loss function, and try without"
+            )
+        else:
+            where = "all values in the net are finite, it is the loss itself: look at the targets and the loss function"
         raise TrainError(
             f"the loss is not finite at step {step}: {where}. {self._fix()}. "
             f"The net has the weights from before that step"

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from skipway.errors import TrainError
+from skipway.train.allocator import check_allocator, set_allocator
 from skipway.train.batches import LoaderSource, Source, source_of
 from skipway.train.checkpoint import Tensors, load_net, load_optimizer, pack_net, pack_optimizer, part
 from skipway.train.checks import check_fit, check_net, check_options, choose_device, try_forward
+from skipway.train.compiled import Compiled, check_compiler
 from skipway.train.guard import Guard, random_states, seed_random, set_random_states
 from skipway.train.history import History
 from skipway.train.losses import Loss, choose_loss, count_correct
@@ -73,6 +75,8 @@ def fit(
     loss: str | Loss = "auto",
     device: str | torch.device = "auto",
     precision: str = "fp32",
+    compile: bool = False,
+    allocator: str = "default",
     seed: int = 0,
     run: str | Path | None = None,
     resume: bool = False,
@@ -107,6 +111,13 @@ def fit(
         ``"auto"`` is the first there is of cuda, mps and cpu.
     precision:
         ``"fp32"``, or ``"bf16"`` for torch's autocast to bfloat16 (the weights stay as they are).
+    compile:
+        True puts net and loss through ``torch.compile``. The first step then takes from seconds to minutes; the net is
+        the same module with the same names, and so is what is saved. A batch of another shape than the first (the last
+        of an epoch) and the passes over ``test`` run uncompiled. Needs a C++ compiler on the CPU.
+    allocator:
+        ``"warm"`` and ``"keep"`` make glibc keep memory for the next step that it would give back to the system and ask
+        for again: up to 64 MB, or all. They hold for the whole process and until it ends. Linux with glibc only.
     seed:
         seeds the order of the data (a generator of its own) and, inside ``fit`` only, torch's global generators of the
         CPU and of ``device`` (dropout), which are put back as they were found. Not touched: how ``net`` was
@@ -132,9 +143,9 @@ def fit(
     Raises
     ------
     TrainError
-        for options that cannot be, a loss that does not fit the end of the net, and a loss that becomes NaN or
-        infinite: it names the step and the first value in the net that is not finite. The net then has the weights
-        from before that step.
+        for options that cannot be, here or at all, a loss that does not fit the end of the net, and a loss that becomes
+        NaN or infinite: it names the step and the first value in the net that is not finite. The net then has the
+        weights from before that step.
     DataError
         for data that is empty, uneven, not finite, or does not fit the net.
     CheckpointError
@@ -148,11 +159,16 @@ def fit(
     True
     """
     check_options(epochs, batch, lr, precision, seed)
+    if not isinstance(compile, bool):
+        raise TrainError(f"compile must be True or False, not {compile!r}")
+    check_allocator(allocator)
     check_net(net)
     if resume and run is None:
         raise TrainError("resume=True goes on with the run in a folder: give run=")
     bf16 = precision == "bf16"
     on = choose_device(device)
+    if compile:
+        check_compiler(on)
     source = source_of(train, batch, "train", seed)
     test_batch = batch or getattr(train, "batch_size", None) or 256
     test_source = None if test is None else source_of(test, test_batch, "test")
@@ -163,7 +179,7 @@ def fit(
         output, y = try_forward(net, source, on, "train", bf16)
         name, chosen = choose_loss(loss, net, y)
         check_fit(output, y, source, "train", name, chosen)
-        task = Task(net, name, chosen, on, bf16)
+        task = Task(net, name, chosen, on, bf16, Compiled(net, chosen) if compile else None)
         if test_source is not None:
             test_output, test_y = try_forward(net, test_source, on, "test", bf16)
             check_fit(test_output, test_y, test_source, "test", name, chosen)
@@ -182,6 +198,8 @@ def fit(
                 "train_rows": source.rows,
                 "test_rows": None if test_source is None else test_source.rows,
             }
+            if compile:  # rounds otherwise; absent where it is not used, as in folders of before there was the option
+                options["compile"] = True
             config = {"epochs": epochs, "device": str(on), "torch": torch.__version__, "options": options}
             # what cannot be stored is told before anything is written
             _pack(state, source, on)
@@ -194,6 +212,7 @@ def fit(
         if folder is not None and found is None:
             # killed in its first epoch, a run must go on from these weights, whatever the next process initialises
             folder.checkpoint(0, *_pack(state, source, on))
+        set_allocator(allocator)
         _train(task, state, source, test_source, folder, callbacks, progress)
     return state.history
 
@@ -209,7 +228,9 @@ def _train(
 ) -> None:
     fused = all(group.get("fused") for group in state.optimizer.param_groups)
     every = _LOOK_EVERY if task.device.type != "cpu" and fused else 1
-    guard = Guard(state.net, state.optimizer, task.device, every=every, bf16=task.bf16)
+    guard = Guard(
+        state.net, state.optimizer, task.device, every=every, bf16=task.bf16, compiled=task.compiled is not None
+    )
     on_step = [c.on_step for c in callbacks if hasattr(c, "on_step")]
     begun = state.epoch
     try:
@@ -251,11 +272,12 @@ def _epoch(
     began = time.monotonic()
     for steps, (x, y) in enumerate(source, start=1):
         state.step += 1
-        output, loss = task.forward(x, y)
-        if not loss.requires_grad:
-            raise TrainError(f"the loss {task.name} does not depend on any trainable parameter: is there a detach()?")
-        clear_gradients(optimizer)
-        loss.backward()
+        with task.step():
+            output, loss = task.forward(x, y)
+            if not loss.requires_grad:
+                raise TrainError(f"the loss {task.name} depends on no trainable parameter: is there a detach()?")
+            clear_gradients(optimizer)
+            loss.backward()
         guard.watch(state.step, loss, (x, y))
         optimizer.step()
         state.loss = loss.detach()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from skipway.errors import TrainError
 from skipway.train.batches import Source, source_of
 from skipway.train.checks import check_fit, check_options, try_forward
+from skipway.train.compiled import Compiled
 from skipway.train.guard import autocast
 from skipway.train.losses import Loss, choose_loss, count_correct
 
@@ -73,12 +75,20 @@ class Task:
     loss: Loss
     device: torch.device
     bf16: bool
+    compiled: Compiled | None = None
+
+    def step(self) -> AbstractContextManager[None]:
+        """A room for the forward and backward pass of one step."""
+        return nullcontext() if self.compiled is None else self.compiled.step()
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Any, Tensor]:
         try:
             with autocast(self.device, self.bf16):
-                output = self.net(x)
-                loss = self.loss(output, y)
+                if self.compiled is not None and self.net.training:
+                    output, loss = self.compiled(x, y)
+                else:
+                    output = self.net(x)
+                    loss = self.loss(output, y)
         except ValueError as error:
             if "more than 1 value per channel" in str(error):
                 raise TrainError(
