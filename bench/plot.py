@@ -85,7 +85,7 @@ def svg(table: Table) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
         f'role="img" aria-label="{title}"><title>{title}</title><style>{STYLE}</style>\n'
-        + f'<rect class="page" width="{WIDTH}" height="{height}" rx="6"/>\n'
+        f'<rect class="page" width="{WIDTH}" height="{height}" rx="6"/>\n'
         + "\n".join([head, *grid, *parts])
         + "\n</svg>\n"
     )
