@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from skipway import Chain, Dense, Shortcut, Skip, dense, every, relu, zoo
+from skipway import Chain, Dense, Parallel, Shortcut, Skip, dense, every, relu, zoo
+from skipway.study.lengths import places, spread
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -278,3 +279,110 @@ def test_the_svg_shows_in_a_browser_without_a_word_outside(browser, tmp_path):
         for c0, d0, c1, d1 in thin[:i]:
             assert not (a0 < c1 and c0 < a1 and b0 < d1 and d0 < b1)
     page.close()
+
+
+# -- branches ----------------------------------------------------------------------------------------------------------
+
+
+def mixed():
+    """Branches with a shortcut and branches of their own, in a chain with a shortcut around them."""
+    deep = Parallel(Dense(4, 4), Chain(Dense(4, 4, relu), low=Dense(4, 4)))
+    return Chain(
+        stem=Dense(4, 4), mix=Parallel(Dense(4, 4), Skip(first=Dense(4, 4), deep=deep), Chain(), merge="add"),
+        head=Dense(4, 2), wiring=[Shortcut("stem", "mix")],
+    )  # fmt: skip
+
+
+def test_every_branch_and_its_layers_are_rows_of_a_page(tmp_path):
+    net = mixed()
+    net.draw(tmp_path / "net.html")
+    rows = data_of((tmp_path / "net.html").read_text(encoding="utf-8"))["rows"]
+    assert [r[7] for r in rows] == [
+        "input", "stem", "mix", "mix.0", "mix.1", "mix.1.first", "mix.1.deep", "mix.1.deep.0", "mix.1.deep.1",
+        "mix.1.deep.1.0", "mix.1.deep.1.low", "mix.1.deep", "mix.2", "mix", "head",
+    ]  # fmt: skip
+    kinds = [r[5] for r in rows]
+    assert [i for i, kind in enumerate(kinds) if kind == "fork"] == [2, 6]
+    assert [i for i, kind in enumerate(kinds) if kind == "branch"] == [4, 8]
+    assert {i: r[11] for i, r in enumerate(rows) if kinds[i] == "meet"} == {11: [7, 10], 13: [3, 11, 12]}
+    assert sum(r[4] for r, kind in zip(rows, kinds, strict=True) if kind not in ("fork", "branch", "title")) == sum(
+        p.numel() for p in net.parameters()
+    )
+
+
+def test_pointing_at_a_layer_in_a_branch_tells_of_it(open_):
+    page = open_(mixed())
+    row(page, "low").hover()
+    told = page.inner_text("#detail")
+    for word in ("mix.1.deep.1.low Dense", "(N, 4)", "20 parameters", "test_page.py:"):
+        assert word in told
+    page.locator(".row.title", has_text="mix").first.hover()
+    assert "3 branches, add (N, 4)" in page.inner_text("#detail")
+
+
+def off_rows(page):
+    return page.eval_on_selector_all(".row.off", "rows => rows.map(r => Number(r.dataset.row))")
+
+
+def test_paths_through_a_layer_of_a_branch(open_):
+    """By hand: branch 1 is 1 + 2 ways, so the three of them 5, and with the shortcut around them 6."""
+    assert sum(spread(places(mixed()), "layers").counts()) == 6
+    page = open_(mixed())
+    row(page, "low").click()
+    page.mouse.move(0, 0)
+    assert "1 of 6 paths" in page.inner_text("#detail .paths")
+    assert off_rows(page) == [3, 7, 12]  # the other branches, at both depths
+    assert page.locator(".arc.off").count() == 2  # both shortcuts go around it
+    assert page.locator(".row.chosen").count() == 1
+    row(page, "low").click()
+    assert page.locator(".row.off, .arc.off, .row.chosen").count() == 0
+    page.locator(".row[data-row='11'] .chip").click()  # the shortcut of branch 1
+    page.mouse.move(0, 0)
+    assert "mix.1: input->output: add" in page.inner_text("#detail")
+    assert "1 of 6 paths" in page.inner_text("#detail .paths")
+    assert off_rows(page) == [3, 5, 7, 8, 9, 10, 11, 12]
+
+
+def test_branches_fold_and_are_searched(open_):
+    layers = [Skip(Parallel(*[Skip(Dense(4, 4), Dense(4, 4)) for _ in range(32)])) for _ in range(3)]
+    page = open_(Chain(Dense(4, 4), *layers, head=Dense(4, 2)))
+    rows, arcs = page.locator(".row"), page.locator("path.arc")
+    assert [text.split()[0] for text in page.locator(".row.fold .name b").all_inner_texts()] == ["×3", "×32"]
+    folded = rows.count()
+    assert arcs.count() == 2
+    page.locator(".row.fold .turn").nth(1).click()
+    assert (rows.count(), arcs.count()) == (folded + 31 * 3, 2 + 31)
+    page.locator(".row.fold .turn").nth(1).click()
+    page.mouse.move(0, 0)
+    page.fill("#search", "2.0.17.1")
+    page.keyboard.press("Enter")
+    assert "2.0.17.1 Dense" in page.inner_text("#detail")
+    assert page.locator(".row.current").count() == 1
+
+
+def test_branches_fold_by_keyboard(open_):
+    page = open_(mixed())
+    title = page.locator(".row.title[data-row='2']")
+    title.focus()
+    page.keyboard.press("ArrowLeft")
+    assert page.locator(".row").count() == 4
+    assert "6 layers" in title.inner_text()
+    assert page.locator("path.arc").count() == 1  # the one around them stays
+    page.keyboard.press("ArrowRight")
+    assert page.locator(".row").count() == 15
+    page.locator(".row[data-row='10']").focus()
+    page.keyboard.press("Space")
+    assert "1 of 6 paths" in page.inner_text("#detail .paths")
+    page.keyboard.press("Escape")
+    assert page.locator(".row.off").count() == 0
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_the_lines_of_branches_stay_beside_the_words(open_, width):
+    page = open_(mixed(), width=width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    edge = "(all, side) => all.map(x => x.getBoundingClientRect()[side])"
+    left = min(page.eval_on_selector_all("#arcs .spine, #arcs .mark", edge, "left"))
+    right = max(page.eval_on_selector_all(".line > *", edge, "right"))
+    assert left >= right - 1
+    assert all(page.eval_on_selector_all(".row b", "all => all.map(x => x.getBoundingClientRect().width > 5)"))

@@ -1,6 +1,6 @@
 /* What a page shows: rows, folds, arches. page_hands.js follows in the same function. */
 const D = JSON.parse(document.getElementById("data").textContent);
-const [DEPTH, TITLE, WHAT, SHAPE, COUNT, KIND, SOURCE, NAME, WIDTH] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
+const [DEPTH, TITLE, WHAT, SHAPE, COUNT, KIND, SOURCE, NAME, WIDTH, FORK, WITHIN, BEFORE] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11];
 const rows = D.rows, n = rows.length;
 const arcs = D.arcs.map((a, id) => ({
   id, start: a[0], end: a[1], branch: a[2] === 1, merge: D.words[a[3]], label: D.words[a[4]], held: a[5],
@@ -9,13 +9,16 @@ const arcs = D.arcs.map((a, id) => ({
 const folds = D.folds.map((f, id) => ({ id, a: f[0], b: f[1], end: f[2], times: f[3], since: f[4], until: f[5] }));
 const into = rows.map(() => []), from = rows.map(() => []);
 for (const a of arcs) { into[a.end].push(a); from[a.start].push(a); }
-const last = rows.map((r, i) => {          // the last row of a nested chain
+const isTitle = (i) => ["title", "fork", "branch"].includes(rows[i][KIND]);
+const isValue = (i) => !["title", "fork"].includes(rows[i][KIND]);   // a branch that is a chain begins with a value
+const last = rows.map((r, i) => {          // the last row of a nested chain, or of branches
   let e = i;
-  if (r[KIND] === "title") while (e + 1 < n && rows[e + 1][DEPTH] > r[DEPTH]) e++;
+  if (isTitle(i)) while (e + 1 < n && rows[e + 1][DEPTH] > r[DEPTH]) e++;
   return e;
 });
-const values = rows.map((r, i) => i).filter((i) => rows[i][KIND] !== "title");
-const place = new Map(values.map((r, k) => [r, k]));
+const values = rows.map((r, i) => i).filter(isValue);
+const after = rows.map(() => []);         // the values that read one along the chain
+for (const v of values) if (v) for (const p of rows[v][BEFORE]) after[p].push(v);
 const MANY = 6000, SVG = "http://www.w3.org/2000/svg";
 const $ = (id) => document.getElementById(id);
 const net = $("net"), detail = $("detail"), search = $("search");
@@ -84,7 +87,8 @@ function links() {                        // drawn shortcuts, each with all thos
     const end = twin(a.end), k = into[a.end].indexOf(a), first = end === a.end ? a : into[end][k];
     const s = at(twin(first.start)), e = at(first.end);
     if (s === e) continue;
-    const loose = rows[s][KIND] === "title" && last[s] !== twin(first.start) || rows[e][KIND] === "title" && last[e] !== first.end;
+    const hides = (t, i) => isTitle(t) && i !== t && last[t] !== i;
+    const loose = hides(s, twin(first.start)) || hides(e, first.end);
     const key = loose ? `${s},${e},${first.label}` : "" + first.id;
     if (!found.has(key)) found.set(key, { arc: first, start: s, end: e, loose, all: [] });
     found.get(key).all.push(a);
@@ -130,19 +134,20 @@ function grouped(ends) {                  // neighbouring shortcuts that merge a
   return out;
 }
 function layerRow(item) {
-  const r = rows[item.row], title = r[KIND] === "title", closed = state.closed.has(item.row);
+  const r = rows[item.row], title = isTitle(item.row), closed = state.closed.has(item.row);
   const made = el("div", {
-    class: "row" + (title ? " title" : ""), role: "treeitem", tabindex: -1, "data-key": item.key, "data-row": item.row,
+    class: "row" + (title ? " title" : "") + (r[FORK] || r[KIND] === "meet" ? " limb" : ""), role: "treeitem", tabindex: -1, "data-key": item.key, "data-row": item.row,
     style: `--depth:${r[DEPTH]}`, "aria-level": r[DEPTH] + 1, "aria-expanded": title ? String(!closed) : null,
     "aria-label": [r[TITLE], r[WHAT], r[SHAPE], r[COUNT] ? num(r[COUNT]) + " parameters" : ""].filter(Boolean).join(", "),
   });
   const count = el("span", { class: "count" }, r[COUNT] ? num(r[COUNT]) : "");
   if (title) {
     const turn = el("button", { class: "turn", type: "button", tabindex: -1, "aria-label": closed ? "unfold" : "fold", onclick: () => flip(item) }, closed ? "▸" : "▾");
-    const inside = closed ? ` · ${num(values.filter((v) => v > item.row && v <= last[item.row]).length)} layers` : "";
+    const held = closed ? values.filter((v) => v > item.row && v <= last[item.row] && !["branch", "meet"].includes(rows[v][KIND])).length : 0;
+    const inside = closed ? ` · ${num(held)} layer${held === 1 ? "" : "s"}` : "";
     made.append(el("div", { class: "line" }, el("span", { class: "name" }, turn, " ", el("b", {}, r[TITLE]), " ", r[WHAT] === "Chain" ? "" : r[WHAT], inside), count));
   } else {
-    const index = /^\d+$/.test(r[TITLE]) || r[KIND] === "input";
+    const index = /^\d+$/.test(r[TITLE]) || r[KIND] === "input" || r[KIND] === "meet";
     made.append(el("div", { class: "line" }, el("span", { class: "name" + (index ? " index" : "") }, r[TITLE]), el("span", { class: "what" }, r[WHAT]), el("span", { class: "shape" }, r[SHAPE]), count));
   }
   for (const merge of item.merges) made.append(chips(merge));
@@ -172,7 +177,7 @@ function foldRow(item) {
 }
 function flip(item) {
   if (item.fold) toggle(state.open, item.fold.id);
-  else if (rows[item.row][KIND] === "title") toggle(state.closed, item.row);
+  else if (isTitle(item.row)) toggle(state.closed, item.row);
   else return;
   state.here = item.key;
   build();
@@ -182,56 +187,80 @@ const toggle = (set, x) => set.has(x) ? set.delete(x) : set.add(x);
 
 /* -- arches ----------------------------------------------------------------------------------------------------- */
 
+function tracks() {                       // where the lines of chains and branches run, the innermost on the left
+  const narrow = net.clientWidth < 640, deepest = Math.max(0, ...shown.map((x) => (x.fold ? 0 : rows[x.row][FORK])));
+  const rail = (k) => (narrow ? 10 + 6 * (k - 1) : 18 + 10 * (k - 1)), x = [], room = [];
+  let at = deepest ? rail(deepest) + (narrow ? 14 : 16) : 18;
+  for (let k = deepest; k >= 0; k--) {
+    x[k] = at;
+    room[k] = drawn.some((l) => rows[l.start][FORK] === k) ? (narrow ? 26 : 44) : (narrow ? 16 : 24);
+    at += room[k];
+  }
+  return { x, rail, room, narrow };
+}
 function paint() {
-  const wide = Math.max(56, Math.min(260, net.clientWidth * 0.26)), spine = 18;
-  net.style.setProperty("--beside", `${wide + 40}px`);
+  const { x: line, rail, room, narrow } = tracks(), more = line[0] - 18;
+  const wide = Math.max(56, Math.min(260, (net.clientWidth - more) * (narrow && more ? 0.16 : 0.26)));
+  net.style.setProperty("--beside", `${wide + 40 + more}px`);
   svg.textContent = "";
-  svg.setAttribute("width", wide + 36);
+  svg.setAttribute("width", wide + 36 + more);
   svg.setAttribute("height", net.scrollHeight);
-  const spots = new Map();
+  const spots = new Map(), splits = new Map();
   marks = new Map();
-  let before = null, bottom = 0;
+  let bottom = 0, end = null;
   const back = draw("g", {}), front = draw("g", {}), mid = draw("g", {}), touch = draw("g", {});
   const widths = values.map((v) => rows[v][WIDTH]).filter(Boolean);
   const low = Math.log(Math.max(1, Math.min(...widths, Infinity))), high = Math.log(Math.max(1, ...widths));
   const thick = (w, a, b) => high > low && w ? a + (b - a) * (Math.log(w) - low) / (high - low) : a + (b - a) / 3;
+  const spine = (key, d, width) => {
+    const path = draw("path", { class: "spine", d, "stroke-width": width });
+    back.append(path);
+    marks.set(key, [...(marks.get(key) || []), path]);
+  };
+  const spotOf = (i) => spots.get(at(twin(i)));
   for (const item of shown) {
     if (item.fold) continue;
     const box = lines.get(item.key), r = rows[item.row], top = box.offsetTop;
-    const head = box.firstElementChild.offsetHeight, title = r[KIND] === "title", closed = state.closed.has(item.row);
-    if (title && !closed) continue;
-    const y = top + head / 2;
+    const head = box.firstElementChild.offsetHeight, closed = state.closed.has(item.row);
+    const open = isTitle(item.row) && !closed, y = top + head / 2, x = line[r[FORK]];
+    if (open && r[KIND] === "fork") splits.set(item.row, y);
+    if (open && r[KIND] !== "branch") continue;
     const w = thick(r[WIDTH] || rows[last[item.row]][WIDTH], 10, 22), tall = r[KIND] === "input" ? 6 : 13;
-    const kind = title ? "closed" : r[KIND];
-    front.append(draw("rect", { class: "mark", x: spine - w / 2, y: y - tall / 2, width: w, height: tall, rx: 3, style: `fill:var(--${kind}-fill);stroke:var(--${kind}-line)` }));
-    const spot = { y, out: top + box.offsetHeight + 1, branch: top + head, signs: new Map() };
+    const kind = closed ? "closed" : r[KIND];
+    const spot = { key: item.key, x, y, out: top + box.offsetHeight + 1, branch: top + head, signs: new Map() };
+    if (kind === "meet") front.append(sign(x, y, r[TITLE]));
+    else if (!open) front.append(draw("rect", { class: "mark", x: x - w / 2, y: y - tall / 2, width: w, height: tall, rx: 3, style: `fill:var(--${kind}-fill);stroke:var(--${kind}-line)` }));
     if (!item.merges.length) spot.out = top + head + 1;
     item.merges.forEach((merge, k) => {
       const sy = top + head + 24 * k + 11;
       for (const l of merge) spot.signs.set(l, sy);
-      front.append(sign(spine, sy, merge[0].arc.merge));
+      front.append(sign(x, sy, merge[0].arc.merge));
     });
-    const width = thick(r[WIDTH], 2, 6);
-    if (before) {
-      const line = draw("path", { class: "spine", d: `M${spine} ${before.y}V${y}`, "stroke-width": before.width });
-      back.append(line);
-      marks.set(item.key, line);
+    spot.width = thick(r[WIDTH] || rows[last[item.row]][WIDTH], 2, 6);
+    const found = [...new Set(item.row ? r[BEFORE].map(spotOf) : [])];
+    if (open) spot.width = found[0].width;
+    for (const p of found) {
+      const enters = r[WITHIN] >= 0 && p.x > x;
+      if (p.x < x) spine(p.key, `M${p.x} ${p.y}V${p.out}H${x}V${y}`, p.width);
+      else if (enters) spine(item.key, `M${p.x} ${p.y}V${splits.get(r[WITHIN])}H${rail(r[FORK])}V${y}H${x}`, p.width);
+      else spine(item.key, `M${x} ${p.y}V${y}`, p.width);
     }
-    before = { y, width };
     spots.set(item.row, spot);
     bottom = spot.out;
+    end = spot;
   }
-  if (before) {                           // through the last merges, and out
-    back.append(draw("path", { class: "spine", d: `M${spine} ${before.y}V${bottom + 4}`, "stroke-width": before.width }));
-    front.append(draw("path", { class: "exit", d: `M${spine} ${bottom + 11}l-5 -8h10z` }));
+  if (end) {                              // through the last merges, and out
+    back.append(draw("path", { class: "spine", d: `M${end.x} ${end.y}V${bottom + 4}`, "stroke-width": end.width }));
+    front.append(draw("path", { class: "exit", d: `M${end.x} ${bottom + 11}l-5 -8h10z` }));
   }
   const spans = drawn.map((l) => spots.get(l.end).y - spots.get(l.start).y), most = Math.max(1, ...spans);
   const few = drawn.length <= MANY;
   drawn.forEach((l, k) => {
     const s = spots.get(l.start), e = spots.get(l.end);
     const y1 = l.loose && l.start !== twin(l.arc.start) ? s.y + 3 : l.arc.branch ? s.branch : s.out;
-    const y2 = e.signs.get(l) ?? e.y - 3, reach = Math.min(12 + (wide - 14) * Math.pow(spans[k] / most, 0.55), 16 + spans[k] * 0.45);
-    const x1 = spine, x2 = spine + (e.signs.has(l) ? 10 : 12), base = spine + 14, x = base + reach, m = (y1 + y2) / 2, c = 0.5523;
+    const inner = rows[l.start][FORK], limit = inner ? room[inner] - 19 : wide;
+    const y2 = e.signs.get(l) ?? e.y - 3, reach = Math.min(12 + (wide - 14) * Math.pow(spans[k] / most, 0.55), 16 + spans[k] * 0.45, limit);
+    const x1 = s.x, x2 = s.x + (e.signs.has(l) ? 10 : 12), base = s.x + 14, x = base + reach, m = (y1 + y2) / 2, c = 0.5523;
     l.d = `M${x1} ${y1}H${base}C${base + c * reach} ${y1} ${x} ${m - c * (m - y1)} ${x} ${m}C${x} ${m + c * (y2 - m)} ${base + c * reach} ${y2} ${base} ${y2}H${x2}`;
     l.path = draw("path", {
       class: "arc" + (l.loose ? " loose" : ""), d: l.d, "data-arc": l.arc.id,

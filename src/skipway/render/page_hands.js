@@ -1,35 +1,11 @@
-/* -- paths through a shortcut ----------------------------------------------------------------------------------- */
+/* -- choosing ------------------------------------------------------------------------------------------------------ */
 
-let counted = null;
-function count() {                        // how many paths lead to every value, and on from it
-  if (counted || arcs.length > 60000) return counted;
-  const k = values.length, to = Array(k).fill(0n), on = Array(k).fill(0n);
-  to[0] = 1n;
-  for (let v = 1; v < k; v++) {
-    to[v] = to[v - 1];
-    for (const a of into[values[v]]) to[v] += a.branch && place.get(a.start) ? to[place.get(a.start) - 1] : to[place.get(a.start)];
-  }
-  on[k - 1] = 1n;
-  for (let v = k - 2; v >= 0; v--) {
-    on[v] = on[v + 1];                    // through the next layer, and from its branch on
-    for (const a of from[values[v + 1]]) if (a.branch) on[v] += on[place.get(a.end)];
-    for (const a of from[values[v]]) if (!a.branch || v === 0) on[v] += on[place.get(a.end)];
-  }
-  return (counted = { to, on, all: to[k - 1] });
+const layers = new Map();                 // what stands for a chosen layer
+function pickRow(i) {
+  if (!layers.has(i)) layers.set(i, { row: i });
+  pick(layers.get(i));
 }
-function through(a) {
-  const c = count();
-  if (!c) return "";
-  const s = place.get(a.start), before = a.branch && s ? c.to[s - 1] : c.to[s];
-  const here = before * c.on[place.get(a.end)];
-  return `${long(here)} of ${long(c.all)} paths from the input to the output ${here === 1n ? "goes" : "go"} through it.`;
-}
-function long(x) {
-  const text = x.toString();
-  return text.length > 15 ? `about ${text[0]}.${text.slice(1, 3)}·10^${text.length - 1}` : num(Number(x));
-}
-const past = (a, b) => a.end < b.start || (a.end === b.start && !b.branch);   // one path may take a and then b
-
+const canPick = (item) => !item.fold && item.row > 0 && isValue(item.row) && !state.closed.has(item.row);
 function pick(a) {
   state.on = state.on === a ? null : a;
   state.near = null;
@@ -39,14 +15,14 @@ function pick(a) {
 function mark() {
   const near = state.near && state.near.arc ? state.near.arc.arc : null;
   const row = state.near && !state.near.arc ? state.near.row : null;
-  const on = state.on;
+  const on = state.on, lit = on !== null ? reach(on) : null;
   for (const item of shown) {
     const box = lines.get(item.key), r = item.row;
     box.classList.toggle("here", item.key === state.here);
-    const off = on !== null && !item.fold && rows[r][KIND] !== "title" && r > on.start && r <= on.end;
+    const off = on !== null && !item.fold && isValue(r) && !lit.has(r);
     box.classList.toggle("off", off);
-    const line = marks.get(item.key);
-    if (line) line.classList.toggle("off", off);
+    box.classList.toggle("chosen", on !== null && on.row === r && !item.fold);
+    for (const line of marks.get(item.key) || []) line.classList.toggle("off", off);
     box.querySelectorAll(".chip").forEach((c) => c.classList.toggle("on", on !== null && Number(c.dataset.arc) === on.id));
   }
   const touched = row === null ? 1 : drawn.filter((l) => l.start === row || l.end === row).length;
@@ -55,7 +31,7 @@ function mark() {
     const a = l.arc, touches = a === near || (row !== null && (l.start === row || l.end === row));
     l.path.classList.toggle("on", on !== null && (a === on || l.all.includes(on)));
     l.path.classList.toggle("near", touches);
-    const off = on !== null && a !== on && !l.all.includes(on) && !past(a, on) && !past(on, a);
+    const off = on !== null && !l.all.some(lit.uses);
     l.path.classList.toggle("off", off);
     l.tip.classList.toggle("off", off);
     if (!svg.few) {
@@ -74,15 +50,15 @@ function say(focused) {
   if (near && near.arc) detail.append(...aboutArc(near.arc.arc, near.arc.all.length));
   else if (near && near.fold) detail.append(el("h2", {}, `${num(near.fold.times)} equal blocks, ${near.fold.since} to ${near.fold.until}`), el("p", {}, "Drawn once. Enter unfolds them."));
   else if (near) detail.append(...aboutRow(near.row));
-  else if (state.on) detail.append(...aboutArc(state.on, 1), el("p", { class: "paths" }, through(state.on)));
-  else detail.append(el("p", {}, "Point at a layer or a shortcut. Click a shortcut for the paths through it. ", el("kbd", {}, "↑"), el("kbd", {}, "↓"), " layers, ", el("kbd", {}, "←"), el("kbd", {}, "→"), " fold, ", el("kbd", {}, "Enter"), " its shortcuts, ", el("kbd", {}, "/"), " search, ", el("kbd", {}, "Esc"), " clear."));
+  else if (state.on) detail.append(...("row" in state.on ? aboutRow(state.on.row) : aboutArc(state.on, 1)), el("p", { class: "paths" }, through(state.on)));
+  else detail.append(el("p", {}, "Point at a layer or a shortcut, click it for the paths through it. ", el("kbd", {}, "↑"), el("kbd", {}, "↓"), " layers, ", el("kbd", {}, "←"), el("kbd", {}, "→"), " fold, ", el("kbd", {}, "Enter"), " its shortcuts, ", el("kbd", {}, "Space"), " its paths, ", el("kbd", {}, "/"), " search, ", el("kbd", {}, "Esc"), " clear."));
 }
 function aboutRow(i) {
-  const r = rows[i], out = from[i].length, inn = into[i].length, value = r[KIND] !== "title";
-  const told = [`${r[SHAPE]}`, r[COUNT] ? `${num(r[COUNT])} parameters` : "no parameters", D.sources[r[SOURCE]]];
+  const r = rows[i], out = from[i].length, inn = into[i].length, fork = r[KIND] === "fork" ? rows[last[i]] : null;
+  const told = [`${r[SHAPE]}`, fork ? `${num(fork[BEFORE].length)} branches, ${fork[TITLE]} ${fork[SHAPE]}` : "", r[KIND] === "meet" ? "" : r[COUNT] ? `${num(r[COUNT])} parameters` : "no parameters", D.sources[r[SOURCE]]];
   const cuts = [inn ? `${num(inn)} shortcut${inn > 1 ? "s end" : " ends"} here` : "", out ? `${num(out)} start${out > 1 ? "" : "s"} here` : ""].filter(Boolean).join(", ");
   return [
-    el("h2", {}, [value ? r[NAME] : r[TITLE], r[WHAT]].filter(Boolean).join(" ")),
+    el("h2", {}, [r[NAME], r[KIND] === "meet" ? r[TITLE] : r[WHAT]].filter(Boolean).join(" ")),
     el("p", {}, told.filter(Boolean).join(" · ")), el("p", {}, cuts),
   ];
 }
@@ -151,7 +127,7 @@ net.addEventListener("keydown", (e) => {
   const chip = e.target.closest(".chip"), item = shown.find((x) => x.key === state.here);
   if (!item) return;
   const k = shown.indexOf(item), all = [...lines.get(item.key).querySelectorAll(".chip")];
-  const open = item.fold ? state.open.has(item.fold.id) : rows[item.row][KIND] === "title" ? !state.closed.has(item.row) : null;
+  const open = item.fold ? state.open.has(item.fold.id) : isTitle(item.row) ? !state.closed.has(item.row) : null;
   const used = true;
   if (e.key === "ArrowDown") go(shown[Math.min(k + 1, shown.length - 1)].key);
   else if (e.key === "ArrowUp") go(shown[Math.max(k - 1, 0)].key);
@@ -161,13 +137,22 @@ net.addEventListener("keydown", (e) => {
   else if (chip && (e.key === "Enter" || e.key === " ")) chip.click();
   else if (e.key === "ArrowRight" && open === false || e.key === "ArrowLeft" && open === true) flip(item);
   else if (e.key === "ArrowRight" && all.length) all[0].focus();
-  else if (e.key === "Enter" || e.key === " ") { if (open !== null) flip(item); else if (all.length === 1) all[0].click(); else if (all.length) all[0].focus(); }
+  else if (e.key === " " && canPick(item) && open === null) pickRow(item.row);
+  else if (e.key === "Enter" || e.key === " ") {
+    if (open !== null) flip(item);
+    else if (all.length === 1) all[0].click();
+    else if (all.length) all[0].focus();
+    else if (canPick(item)) pickRow(item.row);
+  }
   else return;
   if (used) e.preventDefault();
 });
 net.addEventListener("click", (e) => {
   const box = e.target.closest(".row");
-  if (box && !e.target.closest("button")) go(box.dataset.key);
+  if (!box || e.target.closest("button")) return;
+  go(box.dataset.key);
+  const item = shown.find((x) => x.key === box.dataset.key);
+  if (canPick(item) && !isTitle(item.row)) pickRow(item.row);
 });
 document.addEventListener("keydown", (e) => {
   if (e.key === "Escape") {
@@ -185,7 +170,7 @@ search.addEventListener("input", find);
 search.addEventListener("keydown", (e) => { if (e.key === "Enter") { e.preventDefault(); step(e.shiftKey ? -1 : 1); } });
 $("fold").addEventListener("click", () => {
   state.open.clear();
-  rows.forEach((r, i) => { if (r[KIND] === "title") state.closed.add(i); });
+  rows.forEach((r, i) => { if (isTitle(i)) state.closed.add(i); });
   build();
 });
 $("unfold").addEventListener("click", () => { folds.forEach((f) => state.open.add(f.id)); state.closed.clear(); build(); });

@@ -57,6 +57,8 @@ class Unrolled:
     """The arc of the layout that one here comes from, by its ``id``."""
     first: dict[int, int]
     """The first line of a row of the layout, by its ``id``."""
+    last: dict[int, int]
+    """The last one: where the branches of a ``Parallel`` meet, otherwise the same."""
 
     @property
     def lanes(self) -> int:
@@ -72,7 +74,7 @@ def unroll(layout: Layout) -> Unrolled:
     >>> [line.gutter + line.title for line in found.lines]
     ['input', '0', '1', '├ 0', '├ 1', '│   0', '└ add']
     """
-    found = Unrolled([], [], {}, {})
+    found = Unrolled([], [], {}, {}, {})
     _put(found, layout, 0, "", 0, -1, -1)
     take_lanes(found.arcs)
     for arc in found.arcs:
@@ -92,7 +94,7 @@ def _put(found: Unrolled, layout: Layout, depth: int, gutter: str, fork: int, wi
         if inside and i == 0:
             continue
         at = len(lines)
-        found.first[id(row)] = at
+        found.first[id(row)] = found.last[id(row)] = at
         # the first row of a branch hangs on the tree, the others stand beside it
         lead = gutter + ("├ " if i == 1 else "│ ") if inside else ""
         lead += "  " * row.depth
@@ -110,7 +112,7 @@ def _put(found: Unrolled, layout: Layout, depth: int, gutter: str, fork: int, wi
         lines.append(Line(row, depth + row.depth, lead, "fork", fork, within, kept))
         under = gutter + "│ " + "  " * row.depth if inside else "  " * row.depth
         ends = [_put(found, b, depth + row.depth + 1, under, fork + 1, at, before) for b in row.branches]
-        before = place[i] = len(lines)
+        before = place[i] = found.last[id(row)] = len(lines)
         lines.append(Line(row, depth + row.depth + 1, under + "└ ", "meet", fork, within, ends))
     for arc in layout.arcs:
         moved = Arc(arc.edge, place[arc.start], place[arc.end], within=arc.within)
