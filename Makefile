@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := .venv-peers
+PEERS_READY := $(PEERS)/.ready
+BENCH ?=
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench foreign clean
 
 demo: $(READY)
 	$(BIN)/skipway compare --out runs/demo
@@ -18,9 +21,15 @@ lint: $(READY)
 	$(BIN)/ruff format --check src tests bench examples scripts
 	$(BIN)/mypy
 
-bench: $(READY)
-	$(BIN)/python bench/overhead.py
-	$(BIN)/python bench/build.py
+# about 25 minutes on two quiet cores; BENCH="--quick" only shows that all works, BENCH="--only dense,fold" runs a part
+bench: $(PEERS_READY)
+	$(PEERS)/bin/python bench $(BENCH)
+
+# the same outputs as torchvision and timm, with their weights
+foreign: $(PEERS_READY)
+	test -d $(PEERS)/foreign || $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--target $(PEERS)/foreign -r bench/foreign.txt
+	PYTHONPATH=src:$(PEERS)/foreign $(PEERS)/bin/python bench/foreign.py
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("skipway needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
@@ -28,5 +37,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+$(PEERS_READY): bench/peers.txt pyproject.toml
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r bench/peers.txt
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -96,9 +96,13 @@ def run(job: Job, quick: bool) -> str:
     return "" if code == 0 else (lines or [f"exit code {code}"])[-1][:300]
 
 
-def note_failure(job: Job, why: str, since: float, quick: bool) -> None:
-    """Say in the tables of a failed script that they are not whole; a table with only that where it left none."""
-    written = [path for path in folder_of(quick).glob("*.json") if path.stat().st_mtime >= since and path.name != STATE]
+def tables(quick: bool) -> dict[Path, int]:
+    """The tables there are, with the time of each."""
+    return {path: path.stat().st_mtime_ns for path in folder_of(quick).glob("*.json") if path.name != STATE}
+
+
+def note_failure(job: Job, why: str, written: list[Path], quick: bool) -> None:
+    """Say in the tables of a failed script that they are not whole; in one of its own where it wrote none."""
     for path in written:
         table = load(path)
         table.failed = why
@@ -113,7 +117,7 @@ STATE = "run.json"
 def begin(quick: bool, fresh: bool) -> dict:
     """What an earlier run of the same code has done, or a new beginning."""
     path = folder_of(quick) / STATE
-    state = {"commit": commit(), "done": {}}
+    state = {"commit": commit(), "done": {}, "tables": []}
     if not fresh and path.exists():
         earlier = json.loads(path.read_text())
         if earlier["commit"] == state["commit"] and not state["commit"].endswith("+"):
@@ -147,24 +151,29 @@ def main() -> None:
         pace = spent / planned if planned else 1.0
         left = pace * sum(estimates[other.name] for other in waiting[number:])
         print(f"\n[{number + 1}/{len(waiting)}] {job.command}: {minutes(left)} left", flush=True)
-        since, start = time.time() - 1, time.perf_counter()
+        before, start = tables(quick), time.perf_counter()
         why = run(job, quick)
         took = time.perf_counter() - start
         planned, spent = planned + estimates[job.name], spent + took
+        written = [path for path, when in tables(quick).items() if before.get(path) != when]
         if why:
             failures[job.name] = why
-            note_failure(job, why, since, quick)
+            note_failure(job, why, written, quick)
         else:
             state["done"][job.name] = round(took)
+            state["tables"] += [path.name for path in written]
             keep(state, quick)
+    if len(jobs) == len(JOBS) and not failures:
+        for path in tables(quick):  # of scripts that are no more, or that failed in an earlier run
+            if path.name not in state["tables"]:
+                path.unlink()
+        (folder_of(quick) / STATE).unlink(missing_ok=True)  # all is done: the next run begins anew
     if not quick:
         print("\nwritten:", report.make())
     for name, why in failures.items():
         print(f"{name} FAILED: {why}")
     if failures:
         sys.exit(1)
-    if len(jobs) == len(JOBS):  # all is done: the next run begins anew
-        (folder_of(quick) / STATE).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
