@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,12 +16,8 @@ from .kernel import Block, Shape, Weights
 FIELDS = ("gamma", "beta", "conv", "conv_bias", "narrow", "narrow_bias", "narrow_gamma", "narrow_beta")
 
 
-class Statistics:
-    """What the batch norms of a block saw: mean and biased variance of every channel, and of every bottleneck."""
-
-    mean: Tensor
-    var: Tensor
-    narrow: list[tuple[Tensor, Tensor]]
+#: told the statistics of a pass: mean and biased variance of the features, and those of every bottleneck
+Seen = Callable[[Tensor, Tensor, list[tuple[Tensor, Tensor]]], None]
 
 
 class DenseBlock(torch.autograd.Function):
@@ -28,9 +25,7 @@ class DenseBlock(torch.autograd.Function):
     bottlenecks before their norm, and statistics."""
 
     @staticmethod
-    def forward(
-        ctx: Any, shapes: list[Shape], keep: bool, statistics: Statistics, x: Tensor, *given: Tensor | None
-    ) -> Tensor:
+    def forward(ctx: Any, shapes: list[Shape], keep: bool, seen: Seen, x: Tensor, *given: Tensor | None) -> Tensor:
         width, channels = x.shape[1], shapes[-1].width + shapes[-1].growth
         features = torch.empty(
             (x.shape[0], channels, *x.shape[2:]), dtype=x.dtype, memory_format=torch.channels_last
@@ -40,7 +35,7 @@ class DenseBlock(torch.autograd.Function):
         mean[:width], var[:width] = torch.batch_norm_update_stats(x, None, None, 0.0)
         block = Block(features, shapes, _weights(given))
         kept, moments = block.forward(mean, var, keep)
-        statistics.mean, statistics.var, statistics.narrow = mean, var, moments
+        seen(mean, var, moments)  # here, so that a checkpoint that stops at the last tensor kept has come by
         # in the memory format that the layers one by one would give
         flat = x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last)
         ctx.shapes, ctx.counts = shapes, (len(kept), len(moments))
@@ -54,7 +49,16 @@ class DenseBlock(torch.autograd.Function):
                 "the dense block engine has no gradient of its gradient (create_graph=True): switch it off before the "
                 'forward, skipway.engines.use_engines(net, "off")'
             )
-        features, mean, var, *rest = ctx.saved_tensors
+        try:
+            features, mean, var, *rest = ctx.saved_tensors
+        except RuntimeError as error:
+            if "inplace operation" not in str(error):
+                raise
+            raise ChainError(
+                "the features of a dense block, or a parameter of it, were changed in place after its forward, and its "
+                "engine needs them: work on a copy (no inplace=True, add_ or +=), or switch it off before the forward, "
+                'skipway.engines.use_engines(net, "off")'
+            ) from error
         n, m = ctx.counts
         kept, pairs, given = rest[:n], rest[n : n + 2 * m], rest[n + 2 * m :]
         moments = list(zip(pairs[::2], pairs[1::2], strict=True))

@@ -116,20 +116,16 @@ class Moments:
 
 
 class Sums:
-    """Sums over rows, from those of tiles: a product with ones, several times faster than ``sum(0)``."""
+    """Sums over rows, from those of tiles."""
 
-    def __init__(self, like: Tensor, tiles: int, rows: int) -> None:
-        self._ones = like.new_ones(1, rows)
-        self._parts = like.new_empty(tiles, like.shape[-1])
-        self._filled = 0
+    def __init__(self) -> None:
+        self._parts: list[Tensor] = []
 
     def add(self, tile: Tensor) -> None:
-        part = self._parts[self._filled : self._filled + 1]
-        torch.mm(self._ones[:, : tile.shape[0]], tile, out=part)
-        self._filled += 1
+        self._parts.append(tile.sum(0))
 
     def result(self) -> Tensor:
-        return self._parts.sum(0, dtype=torch.float64).to(self._parts.dtype)
+        return torch.stack(self._parts).sum(0, dtype=torch.float64).to(self._parts[0].dtype)
 
 
 def tiles(total: int, size: int) -> Iterator[tuple[int, int]]:
@@ -286,7 +282,7 @@ class Block:
         """Back through the last convolution of a layer and the relu before it, to ``dz`` or, without one, to ``g``."""
         size = self._image_tile(width)
         scratch, dy = self._new(size * self.pixels, width), self._new(size * self.pixels, shape.growth)
-        sums = NormSums(norm, -(-self.images // size), size * self.pixels)
+        sums = NormSums(norm)
         dw, made = torch.zeros_like(w.conv), slice(shape.width, shape.width + shape.growth)
         db = None if w.conv_bias is None else torch.zeros_like(w.conv_bias)
         for first, count in tiles(self.images, size):
@@ -323,17 +319,19 @@ class Block:
         assert w.narrow is not None
         width, c = w.narrow.shape
         size = self._row_tile(c)
-        sums = NormSums(norm, -(-self.rows // size), size)
-        bias = None if w.narrow_bias is None else Sums(dz, -(-self.rows // size), size)
+        sums = NormSums(norm)
+        bias = None if w.narrow_bias is None else Sums()
         h, dh, du = self._new(size, c), self._new(size, c), self._new(size, width)
         dw = torch.zeros_like(w.narrow)
         slope = -inner.a * inner.rate * got.gamma / self.rows
-        base = -inner.a * got.beta / self.rows - inner.mean * slope
+        base = -inner.a * got.beta / self.rows
         for start, n in tiles(self.rows, size):
             at = slice(start, start + n)
             x = self.x[at, :c]
             h_tile, dh_tile = norm.relu(x, h[:n]), dh[:n]
-            du_tile = torch.addcmul(base, u[at], slope, out=du[:n]).addcmul_(dz[at], inner.a)
+            # the mean first: folded into the base, its rounding would add up over all rows
+            du_tile = torch.sub(u[at], inner.mean, out=du[:n])
+            torch.addcmul(base, du_tile, slope, out=du_tile).addcmul_(dz[at], inner.a)
             if bias is not None:
                 bias.add(du_tile)
             dw.addmm_(du_tile.t(), h_tile)
@@ -363,18 +361,17 @@ class Late:
 
     def applied(self, x: Tensor, g: Tensor, columns: slice, out: Tensor) -> Tensor:
         """The gradient of some columns of the features, complete, into ``out``. ``x`` are those columns themselves."""
-        slope = self.slope[columns]
-        base = self.mean[columns] * slope - self.shift[columns]
-        return torch.addcmul(base, x, slope, value=-1, out=out).add_(g[:, columns])
+        torch.sub(x, self.mean[columns], out=out)
+        return torch.addcmul(g[:, columns], out, self.slope[columns], value=-1, out=out).sub_(self.shift[columns])
 
 
 class NormSums:
     """dgamma and dbeta of a norm, from tiles of the gradient behind it."""
 
-    def __init__(self, norm: Norm, tiles: int, rows: int) -> None:
+    def __init__(self, norm: Norm) -> None:
         self.norm = norm
-        self._beta = Sums(norm.a, tiles, rows)
-        self._gamma = None if norm.divides else Sums(norm.a, tiles, rows)
+        self._beta = Sums()
+        self._gamma = None if norm.divides else Sums()
 
     def add(self, dz: Tensor, x: Tensor) -> None:
         """A tile of the gradient, and what was normalised there."""

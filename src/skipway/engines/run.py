@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from skipway.emit import Program
 from skipway.errors import ChainError, nearest
 from skipway.graph import Graph
 
-from .function import DenseBlock, Statistics
+from .function import DenseBlock
 from .recognise import Layer, Segment, observed, read
 
 #: what `use_engines` takes
@@ -142,24 +143,20 @@ def _run(mode: str, layers: list[Layer], x: Tensor) -> Tensor:
             given += [None] * 4
         else:
             given += [first.conv.weight, first.conv.bias, last.norm.weight, last.norm.bias]
-    statistics = Statistics()
-    out = DenseBlock.apply(  # type: ignore[no-untyped-call]
-        [layer.shape for layer in layers], mode != "recompute", statistics, x, *given
-    )
-    _count(layers, statistics, out.numel() // out.shape[1])
-    return out
+    seen = functools.partial(_count, layers, x.numel() // x.shape[1])
+    shapes = [layer.shape for layer in layers]
+    return DenseBlock.apply(shapes, mode != "recompute", seen, x, *given)  # type: ignore[no-untyped-call]
 
 
 @torch.no_grad()
-def _count(layers: list[Layer], statistics: Statistics, rows: int) -> None:
+def _count(layers: list[Layer], rows: int, mean: Tensor, var: Tensor, narrows: list[tuple[Tensor, Tensor]]) -> None:
     """Move the running statistics of every batch norm as its own forward would have."""
-    narrow = iter(statistics.narrow)
+    narrow = iter(narrows)
     unbiased = rows / (rows - 1)
     for layer in layers:
         c = layer.shape.width
-        seen = [(statistics.mean[:c], statistics.var[:c])]
-        seen += [next(narrow) for _ in layer.stages[1:]]
-        for stage, (mean, var) in zip(layer.stages, seen, strict=True):
+        seen = [(mean[:c], var[:c]), *(next(narrow) for _ in layer.stages[1:])]
+        for stage, (of, spread) in zip(layer.stages, seen, strict=True):
             norm = stage.norm
             if not norm.track_running_stats or norm.running_mean is None or norm.running_var is None:
                 continue
@@ -169,8 +166,8 @@ def _count(layers: list[Layer], statistics: Statistics, rows: int) -> None:
                 if share is None:
                     share = 1.0 / float(norm.num_batches_tracked)
             share = 0.0 if share is None else share
-            norm.running_mean.mul_(1 - share).add_(mean, alpha=share)
-            norm.running_var.mul_(1 - share).add_(var, alpha=share * unbiased)
+            norm.running_mean.mul_(1 - share).add_(of, alpha=share)
+            norm.running_var.mul_(1 - share).add_(spread, alpha=share * unbiased)
 
 
 def uses(net: Any) -> tuple[Use, ...]:
