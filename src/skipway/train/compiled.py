@@ -24,11 +24,12 @@ def check_compiler(device: torch.device) -> None:
     with _quiet():
         try:
             from torch._inductor.cpp_builder import get_cpp_compiler
-        except ImportError:  # a torch that keeps it elsewhere: the first step will tell
+            from torch._inductor.exc import InvalidCxxCompiler
+        except ImportError:  # a torch that keeps them elsewhere: the first step will tell
             return
         try:
             get_cpp_compiler()
-        except Exception as error:
+        except InvalidCxxCompiler as error:
             raise _no_compiler() from error
 
 
@@ -66,7 +67,8 @@ class Compiled:
             return output, loss(output, y)
 
         self._plain: Callable[..., tuple[Any, Tensor]] = forward
-        self._fast = compile_alone(forward, backend=backend or BACKEND, dynamic=False)
+        with _quiet():
+            self._fast = compile_alone(forward, backend=backend or BACKEND, dynamic=False)
         self._shape: torch.Size | None = None
         self._begun = False
 
@@ -100,7 +102,8 @@ class Compiled:
                 chain.append(cause)
             if any(type(e).__name__ == "InvalidCxxCompiler" or "InvalidCxxCompiler" in str(e) for e in chain):
                 raise _no_compiler() from error
-            why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            said = [line.strip() for line in str(error).splitlines() if line.strip()]
+            why = " ".join(said[:2]) or type(error).__name__
             raise TrainError(
                 f"torch.compile cannot compile this net with its loss ({why}): leave compile out; "
                 f"the net has the weights from before"
