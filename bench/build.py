@@ -1,64 +1,61 @@
-"""What building costs: seconds to make a chain with `every(2)` by depth, and what the import adds to torch's.
+"""What building costs: making a chain with `every(2)` by depth beside making its layers alone, and what the import adds
+to torch's.
 
-python bench/build.py
+    python bench/build.py [--quick]
 """
 
 from __future__ import annotations
 
-import statistics
+import argparse
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 
-from rich.console import Console
-from rich.table import Table
+from torch import nn
 
+import record
 from skipway import Chain, Dense, every, relu
-from timing import machine
+from timing import interleaved
 
 
-def build_seconds(depth: int, rounds: int = 7) -> float:
-    found = []
-    for _ in range(rounds):
-        layers = [Dense(64, 64, relu) for _ in range(depth)]
-        start = time.perf_counter()
-        Chain(*layers, wiring=every(2))
-        found.append(time.perf_counter() - start)
-    return statistics.median(found)
+def chain(depth: int) -> Callable[[], object]:
+    return lambda: Chain(*[Dense(64, 64, relu) for _ in range(depth)], wiring=every(2))
 
 
-def import_seconds(rounds: int = 7) -> tuple[float, float]:
-    """Medians of a fresh interpreter that imports torch, and of what importing skipway takes on top."""
+def layers(depth: int) -> Callable[[], object]:
+    return lambda: nn.Sequential(*[nn.Linear(64, 64) for _ in range(depth)])
+
+
+def import_seconds(rounds: int) -> dict[str, list[float]]:
+    """What a fresh interpreter takes to import torch, and to import skipway on top."""
     code = (
         "import time; a = time.perf_counter(); import torch; b = time.perf_counter(); import skipway; "
         "print(b - a, time.perf_counter() - b)"
     )
-    pairs = [
-        tuple(
-            map(
-                float,
-                subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split(),
-            )
-        )
-        for _ in range(rounds)
-    ]
-    torch_, ours = zip(*pairs, strict=True)
-    return statistics.median(torch_), statistics.median(ours)
+    found: dict[str, list[float]] = {"skipway, after torch": [], "torch": []}
+    for _ in range(rounds):
+        told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+        found["torch"].append(float(told[0]))
+        found["skipway, after torch"].append(float(told[1]))
+    return found
 
 
 def main() -> None:
-    table = Table(title="building a chain with every(2)")
-    for column in ("layers", "seconds", "ms a layer"):
-        table.add_column(column, justify="right")
-    build_seconds(10, 2)  # what is loaded on first use
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few rounds: to see that it runs")
+    options = parser.parse_args()
+    table = record.Table("build", "Building a chain, and importing", ours="chain", unit="ms", quick=options.quick)
     for depth in (100, 300, 1000):
-        seconds = build_seconds(depth)
-        table.add_row(str(depth), f"{seconds:.3f}", f"{1e3 * seconds / depth:.3f}")
-    console = Console(width=110)
-    console.print(table)
-    console.print(f"Dense(64, 64, relu) each; {machine()}")
-    torch_, ours = import_seconds()
-    console.print(f"import torch {torch_:.2f} s; import skipway after it {ours:.3f} s")
+        ways = {"chain": chain(depth), "layers alone": layers(depth)}
+        found = interleaved(ways, budget=1.0 if options.quick else 5.0)
+        per = {name: {"ms a layer": f"{1e3 * min(values) / depth:.3f}"} for name, values in found.items()}
+        table.add(f"{depth:,} layers of 64, every(2)", found, more=per)
+    table.add("import", import_seconds(2 if options.quick else 7), ours="skipway, after torch")
+    table.notes.append(
+        "Layers alone are those of an nn.Sequential, whose weights are drawn as the chain's are: what the chain takes "
+        "longer is the plan, with every shape checked."
+    )
+    record.save(table)
 
 
 if __name__ == "__main__":
