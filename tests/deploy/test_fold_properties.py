@@ -30,6 +30,7 @@ from skipway import (
     tanh,
 )
 from skipway.deploy import fold
+from skipway.deploy.onednn import program
 from skipway.edit import nested
 
 WIDTH, SIDE = 4, 6
@@ -181,6 +182,30 @@ def test_dense(net):
 @given(chains(images=True))
 def test_convolutions(net):
     check(net, torch.randn(2, WIDTH, SIDE, SIDE, dtype=torch.float64))
+
+
+def check_straight(net: Chain, x: torch.Tensor) -> None:
+    """In float64 no fused operator takes part: what is checked is the program."""
+    given = x.clone()
+    for chain in (net, fold(net, check=False)):
+        with torch.inference_mode():
+            expected = net(x)
+            run = program(chain, x).function()
+            for n in (2, 1, 2):
+                assert torch.allclose(run(x[:n]), expected[:n], rtol=1e-9, atol=1e-9)
+    assert torch.equal(x, given)
+
+
+@slow
+@given(chains(images=False))
+def test_straight_lines_of_dense_layers(net):
+    check_straight(net, torch.randn(2, WIDTH, dtype=torch.float64))
+
+
+@slow
+@given(chains(images=True))
+def test_straight_lines_of_convolutions(net):
+    check_straight(net, torch.randn(2, WIDTH, SIDE, SIDE, dtype=torch.float64))
 
 
 @slow

@@ -122,11 +122,16 @@ def _row(row: Row, x: Op, ops: list[Op]) -> Op:
         for join in step.ends:
             if join not in done:
                 done.update(join.group)
-                taps = [(one, (branches if one.tap == "branch" else states)[one.start]) for one in join.group]
+                taps = [(one, (branches if _takes_branch(one) else states)[one.start]) for one in join.group]
                 brought = [_times(_row(one.row, value, ops), one.path_scale, ops) for one, value in taps]
                 x = _merged(join, x, brought, ops)
         states[step] = x
     return x
+
+
+def _takes_branch(join: Join) -> bool:
+    """Whether a shortcut starts before the merges of a value: the input of its own chain has none there."""
+    return join.tap == "branch" and join.sees(join.start.place)
 
 
 def _put(ops: list[Op], op: Op) -> Op:
