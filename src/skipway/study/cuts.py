@@ -102,20 +102,26 @@ class Lesion(Result):
 
     def _sentence(self, part: str, cuts: Sequence[Cut]) -> str:
         sure = sum(cut.loss_change.sure for cut in cuts)
-        counted = f"{sure} of {len(cuts)} change the loss for sure"
+        counted = f"the intervals of {sure} of {len(cuts)} changes in loss leave out 0"
+        done = self._done(part)
         if self.accuracy is None or any(cut.accuracy is None for cut in cuts):
             worst = max(cuts, key=lambda cut: cut.loss)
             mean = statistics.mean(cut.loss for cut in cuts)
             return (
-                f"Without one {part} the loss goes from {short(self.loss)} to {short(mean)} on average, "
+                f"{done} the loss goes from {short(self.loss)} to {short(mean)} on average, "
                 f"{short(worst.loss)} at worst ({worst.what[0]}); {counted}."
             )
         worst = min(cuts, key=lambda cut: cut.accuracy or 0.0)
         mean = statistics.mean(cut.accuracy or 0.0 for cut in cuts)
         return (
-            f"Without one {part} {_percent(self.accuracy)} right become {_percent(mean)} on average, "
+            f"{done}, {_percent(self.accuracy)} right become {_percent(mean)} on average, "
             f"{_percent(worst.accuracy)} at worst ({worst.what[0]}); {counted}."
         )
+
+    def _done(self, part: str) -> str:
+        if isinstance(self.how, str):
+            return f"With one {part} shuffled"
+        return f"With one {part} times {self.how:g}" if self.how else f"Without one {part}"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything measured, as JSON has it: a number that is not finite is None."""
@@ -153,7 +159,7 @@ class Lesion(Result):
                     off = [[c.mean - c.low for c in changes], [c.high - c.mean for c in changes]]
                     axes.errorbar(
                         range(len(changes)), [c.mean for c in changes], yerr=[[max(0.0, v) for v in s] for s in off],
-                        color=colour, fmt="o", markersize=4, linewidth=1, label=f"without one {part}",
+                        color=colour, fmt="o", markersize=4, linewidth=1, label=self._done(part),
                     )  # fmt: skip
             axes.axhline(0, color=GREYS[0], linewidth=1, linestyle=":")
             axes.set(xlabel="which, in the order of the net", title=f"change in {which}")

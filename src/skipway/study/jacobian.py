@@ -130,7 +130,8 @@ class Jacobian(Result):
             return f"Changes vanish in nearly every direction: {told}."
         if low > 2:
             return f"Changes grow in nearly every direction: {told}."
-        return f"Far from isometry, condition number {_cell(end.condition)}: {told}."
+        said = "Far from isometry" if end.condition > 100 else "Not near isometry"
+        return f"{said}, condition number {_cell(end.condition)}: {told}."
 
     def rows(self) -> list[tuple[str, ...]]:
         made: list[tuple[str, ...]] = [("value", "gain", "largest", "median", "smallest", "90 %", "condition", "rank")]

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: rows of the table, at most
 _SHOWN = 24
+#: a factor that counts as none over all layers
+_SAME = 3.5
 #: layers below which a change is told, and no law
 _FEW = 8
 
@@ -76,7 +78,7 @@ class Signal(Result):
         back, fore = self.mean("backward"), self.mean("forward")
         backward = _law("Gradients", "on their way back", self.depths, back, back=True)
         forward = _law("Mean squares", "on their way", self.depths, fore, back=False)
-        stopped = f" There is no law for {self.stopped}: the theory ends before it." if self.stopped else ""
+        stopped = f" The theory ends where there is no law: {self.stopped}." if self.stopped else ""
         return f"{backward} {forward}{stopped}"
 
     def rows(self) -> list[tuple[str, ...]]:
@@ -301,7 +303,8 @@ def _law(what: str, way: str, depths: Sequence[int], sizes: Sequence[float], bac
     layers = depths[-1] - depths[0]
     compared = f"{ends[0]} {_times(math.exp(change))} times those {ends[1]}"
     if abs(change) < math.log(10):
-        return f"{what} keep their size: {compared}."
+        said = "keep their size" if abs(change) < math.log(_SAME) else "change less than tenfold"
+        return f"{what} {said}: {compared}."
     if layers < _FEW:
         return f"{what} do not keep their size: {compared}, over {layers} layers, too few to tell a law."
     line, off_line = _fit(depths, logs)

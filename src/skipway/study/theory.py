@@ -9,8 +9,8 @@ Gradients are treated in the same way from the end (1606.05340, 1611.01232; batc
 It knows dense layers and convolutions, activations that work number by number, batch and layer norm, and shortcuts
 that add, average or gate, with factors, along the identity or a projection. At anything else it stops.
 
-Of images the mean square is kept for every position, so that the edges are right, where a convolution sees zeros. Taken
-as approximate are the moments of a batch norm over images, for which other positions count as other rows.
+Of images the mean square is kept for every position, so that the edges are right, where a convolution sees zeros. The
+moments of a batch norm over images are approximate: other positions count as other rows.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class MeanField:
                 self._node(node)
                 theory.forward.append(self._square(self.states[-1]))
         except Unknown as stop:
-            theory.stopped = str(stop)
+            theory.stopped = f"{stop} ({nodes[len(theory.forward)].name})"
             theory.end = len(theory.forward) - 1
             theory.forward += [None] * (len(nodes) - len(theory.forward))
             while any(edge.start < theory.end < edge.end for node in nodes for edge in node.edges):
@@ -188,14 +188,17 @@ class MeanField:
         # what is taken away: the mean over the rows (and positions), or over the features
         off = flat.rows + (flat.square - flat.rows) / count if over_rows else flat.mean**2
         variance = flat.square - off
-        size = 1.0 if layer.weight is None else float(layer.weight.detach().square().mean())
+        learned = 1.0 if layer.weight is None else float(layer.weight.detach().square().mean())
         shift = 0.0 if layer.bias is None else float(layer.bias.detach().square().mean())
         if variance <= 0:
             raise Unknown(f"{type(layer).__name__} of values that do not vary")
-        scale = size / (variance + layer.eps)
+        scale = learned / (variance + layer.eps)
         gains.append(scale * (1 - 2 / count if over_rows else 1.0))
         kind = "gauss" if self._kind(value) == "gauss" else ""
-        square, rows = (scale * (one - off) + shift for one in (known.square, known.rows))
+        # a position has as much in common with the mean as its size says: all the same, where all are alike
+        size = np.sqrt(known.square) if known.is_map else 1.0
+        shared = off * (2 * size / np.mean(size) - 1)
+        square, rows = (scale * (one - shared) + shift for one in (known.square, known.rows))
         return self._new(Moments(square, 0.0 * known.square, rows), kind, self._made_of(value))
 
     def _act(self, act: Any, value: Sum, gains: list[Gain]) -> Sum:
