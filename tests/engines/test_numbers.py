@@ -98,7 +98,7 @@ LAYERS = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     layers=st.lists(LAYERS, min_size=2, max_size=4),
     width=st.integers(1, 5),
@@ -167,7 +167,7 @@ def test_gradients_against_differences(mode):
 
     x = torch.randn(2, 2, 3, 3, dtype=torch.float64, requires_grad=True)
     given = [p.detach().clone().requires_grad_() for p in net.parameters()]
-    assert torch.autograd.gradcheck(call, (x, *given))
+    assert torch.autograd.gradcheck(call, (x, *given), fast_mode=mode == "recompute")
 
 
 def test_single_precision_is_as_near_to_the_truth_as_the_generated_code():

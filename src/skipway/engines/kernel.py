@@ -324,14 +324,12 @@ class Block:
         h, dh, du = self._new(size, c), self._new(size, c), self._new(size, width)
         dw = torch.zeros_like(w.narrow)
         slope = -inner.a * inner.rate * got.gamma / self.rows
-        base = -inner.a * got.beta / self.rows
+        base = -inner.a * got.beta / self.rows - inner.mean * slope
         for start, n in tiles(self.rows, size):
             at = slice(start, start + n)
             x = self.x[at, :c]
             h_tile, dh_tile = norm.relu(x, h[:n]), dh[:n]
-            # the mean first: folded into the base, its rounding would add up over all rows
-            du_tile = torch.sub(u[at], inner.mean, out=du[:n])
-            torch.addcmul(base, du_tile, slope, out=du_tile).addcmul_(dz[at], inner.a)
+            du_tile = torch.addcmul(base, u[at], slope, out=du[:n]).addcmul_(dz[at], inner.a)
             if bias is not None:
                 bias.add(du_tile)
             dw.addmm_(du_tile.t(), h_tile)
@@ -361,8 +359,9 @@ class Late:
 
     def applied(self, x: Tensor, g: Tensor, columns: slice, out: Tensor) -> Tensor:
         """The gradient of some columns of the features, complete, into ``out``. ``x`` are those columns themselves."""
-        torch.sub(x, self.mean[columns], out=out)
-        return torch.addcmul(g[:, columns], out, self.slope[columns], value=-1, out=out).sub_(self.shift[columns])
+        slope = self.slope[columns]
+        base = self.mean[columns] * slope - self.shift[columns]
+        return torch.addcmul(base, x, slope, value=-1, out=out).add_(g[:, columns])
 
 
 class NormSums:

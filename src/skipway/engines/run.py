@@ -121,12 +121,10 @@ def _not_now(net: Any, layers: list[Layer], x: Tensor) -> str:
 
 def _transformed() -> bool:
     """Whether torch.func, forward-mode differentiation or a tracer stands between the call and autograd."""
-    return bool(
-        torch._C._are_functorch_transforms_active()
-        or getattr(forward_ad, "_current_level", -1) >= 0
-        or _python_dispatch._get_current_dispatch_mode() is not None
-        or torch.jit.is_tracing()
-    )
+    # torch has no public question for the first and the third; without them it says itself that it cannot go on
+    vectorised = getattr(torch._C, "_are_functorch_transforms_active", bool)
+    watched = getattr(_python_dispatch, "_get_current_dispatch_mode", bool)
+    return bool(vectorised() or getattr(forward_ad, "_current_level", -1) >= 0 or watched() or torch.jit.is_tracing())
 
 
 def _tensors(stage: Any) -> list[Tensor]:
@@ -145,7 +143,7 @@ def _run(mode: str, layers: list[Layer], x: Tensor) -> Tensor:
             given += [first.conv.weight, first.conv.bias, last.norm.weight, last.norm.bias]
     seen = functools.partial(_count, layers, x.numel() // x.shape[1])
     shapes = [layer.shape for layer in layers]
-    return DenseBlock.apply(shapes, mode != "recompute", seen, x, *given)  # type: ignore[no-untyped-call]
+    return DenseBlock.apply(shapes, mode != "recompute", seen, x, *given)
 
 
 @torch.no_grad()
