@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -431,6 +432,35 @@ def test_what_cannot_be_drawn_is_said(tmp_path, name, options, said):
     with pytest.raises(ChainError, match="draw: ") as error:
         NETS["one"]().draw(tmp_path / name, **options)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["svg", "png", "html"])
+def test_a_file_that_cannot_be_written_is_said(tmp_path, kind):
+    with pytest.raises(ChainError, match=r"draw: .* cannot be written: .*: choose another folder or name"):
+        NETS["one"]().draw(tmp_path / f"{'a' * 300}.{kind}")
+    (tmp_path / f"net.{kind}").mkdir()
+    with pytest.raises(ChainError, match="is a folder, not a file"):
+        NETS["one"]().draw(tmp_path / f"net.{kind}")
+
+
+@pytest.mark.parametrize("kind", ["svg", "png", "html"])
+def test_open_chains_and_names_of_any_script_are_drawn(tmp_path, kind):
+    """Warnings are errors here: a font without a sign is no reason for one."""
+    net = Chain({"入力": lambda x: x, "слой": Dense(..., 4), "🙂": Parallel(Dense(..., 2), Chain())})
+    assert net.is_open
+    net.draw(tmp_path / f"net.{kind}")
+    assert (tmp_path / f"net.{kind}").stat().st_size > 2000
+
+
+def test_drawings_on_one_page_do_not_meet():
+    """No ids, and rules that are only for drawings of the same theme."""
+    both = [NETS["question"]()._repr_html_(), NETS["inception"]().draw(theme="dark")]
+    for text, theme in zip(both, ("auto", "dark"), strict=True):
+        assert ' id="' not in text
+        style = re.search("<style>(.*?)</style>", text)[1]
+        coloured = re.findall(r"([^{}]*){[^{}]*(?:fill|stroke):#", style)
+        assert len(coloured) > 30
+        assert all(f"svg.skipway.{theme} " in rule for rule in coloured)
 
 
 def test_drawing_changes_nothing():

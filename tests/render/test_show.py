@@ -26,7 +26,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_show_draws(here, capsys, flag):
     assert main(["show", "net.py:net", flag, "net.svg"]) == 0
     assert capsys.readouterr().out == "drawn: net.svg\n"
-    assert ET.parse(here / "net.svg").getroot().attrib["class"] == "skipway"
+    assert ET.parse(here / "net.svg").getroot().attrib["class"] == "skipway auto"
 
 
 def test_the_ending_says_what_is_drawn(here):

@@ -1,5 +1,6 @@
 import functools
 import itertools
+import re
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from skipway import (
     tie,
     unet,
 )
+from skipway.render.text import columns
 
 RAILS = "│┘┐┤─┼┴┬◄"
 BLOCKS = {  # which of its sides a sign is open to
@@ -36,6 +38,12 @@ BLOCKS = {  # which of its sides a sign is open to
     "┴": "ulr",
     "┬": "dlr",
 }
+
+
+def inner():
+    """Branches in a branch, with shortcuts of their own."""
+    deep = Parallel(Dense(4, 4), Chain(Dense(4, 4), Dense(4, 4)))
+    return Parallel(Dense(4, 4, relu), Skip(Dense(4, 4), deep, scale=0.5), merge="mean")
 
 
 NETS = {
@@ -95,6 +103,12 @@ NETS = {
         lambda x: x + 1, Dense(..., 3), nn.Sequential(nn.Linear(3, 3), nn.ReLU()), wiring=[Shortcut(0, 1)]
     ),
     "parallel": lambda: Chain(Dense(4, 4), Parallel(Dense(4, 3), Skip(Dense(4, 4)), merge="cat"), Dense(..., 2)),
+    "branches": lambda: Chain(
+        Dense(4, 4),
+        a=Skip(Dense(4, 4), both=inner(), after=Dense(4, 4)),
+        b=Parallel(Chain(Dense(4, 4), inner(), wiring=every(1)), Dense(4, 4), inner()),
+        wiring=[Shortcut(0, "b"), Shortcut("a.0", "b", merge="gate")],
+    ),
     "tied": lambda: (lambda layer: Chain(layer, layer, layer, wiring=every(1)))(tie(Dense(4, 4))),
     "taps": lambda: Chain(
         a=Dense(4, 4),
@@ -121,7 +135,8 @@ def test_a_table_fits_its_width_and_has_no_loose_ends(make):
 @pytest.mark.parametrize("make", NETS.values(), ids=NETS.keys())
 def test_every_rail_goes_on_where_it_came_from(make):
     """What is open downwards on one row is open upwards on the next, in every column."""
-    lines = TABLE(make()).splitlines()[1:]
+    # the tree of branches in the first column is no rail
+    lines = [re.sub(r"^(?:  |│ |├ |└ )+", lambda m: " " * len(m[0]), x) for x in TABLE(make()).splitlines()[1:]]
     rows = [line for line in lines if "⋮" not in line and not line.startswith("  open:")]
     start = min((line.index(c) for line in rows for c in RAILS if c in line), default=None)
     if start is None:
@@ -192,6 +207,34 @@ def test_folding_hides_no_difference():
         *[Skip(Dense(4, 4)) for _ in range(5)], Skip(Dense(4, 4), scale=0.5), *[Skip(Dense(4, 4)) for _ in range(5)]
     )
     assert "0.5" in str(odd)
+
+
+def test_names_of_wide_signs_keep_the_columns():
+    net = Chain({"入力層": Dense(4, 4), "слой": Dense(4, 4), "a": Skip(Dense(4, 4)), "🙂": Dense(4, 4)})
+    lines = str(net).splitlines()[1:]
+    assert {columns(line[: line.index("(N, 4)")]) for line in lines if "(N, 4)" in line} == {
+        columns(lines[0][: lines[0].index("(N, 4)")])
+    }
+    assert {columns(line[: re.search("[─◄]", line).start()]) for line in lines if re.search("[─◄]", line)} == {33}
+
+
+def test_branches_stand_between_their_title_and_where_they_meet():
+    """Every branch once, its shortcuts beside it, and those around all of them past them."""
+    branches = Parallel(Dense(4, 4), Skip(Dense(4, 4), Parallel(Dense(4, 4), Chain())), merge="mean")
+    lines = str(Chain(stem=Dense(4, 4), mix=branches, wiring=[Shortcut(0, "mix")])).splitlines()[2:]
+    assert [line[2:12].rstrip() for line in lines] == [
+        "stem", "mix", "├ 0", "├ 1", "│   0", "│   1", "│   ├ 0", "│   ├ 1", "│   └ add", "└ mean",
+    ]  # fmt: skip
+    assert [line.split(")")[-1].lstrip(" 0123456789") for line in lines[-2:]] == ["◄│┘ add", "◄┘ add"]
+
+
+@pytest.mark.parametrize("count", [4, 32])
+def test_equal_branches_are_told_once(count):
+    block = [Skip(Parallel(*[Skip(Dense(4, 4), relu) for _ in range(count)])) for _ in range(5)]
+    lines = str(Chain(*block)).splitlines()
+    assert sum("├" in line for line in lines) <= 2
+    assert any(f"these 3 rows {count - 1} more times" in line for line in lines)
+    assert len(lines) < 25
 
 
 def test_printing_changes_nothing():

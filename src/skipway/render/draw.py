@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,14 +56,12 @@ def draw(
             from .png import png
 
             assert target is not None
-            _writable(target)
-            png(made, target, theme=theme)
+            _write(target, lambda file: png(made, file, theme=theme))
             return str(target)
         text = svg(made, theme=theme, label=_label(chain, plan))
     if target is None:
         return text
-    _writable(target)
-    target.write_text(text, encoding="utf-8")
+    _write(target, lambda file: file.write_text(text, encoding="utf-8"))
     return str(target)
 
 
@@ -106,8 +105,13 @@ def _check(what: str, value: object, known: tuple[str, ...]) -> None:
         raise ChainError(f"draw: {what}= is {', '.join(map(repr, known))}, not {value!r}: {nearest(str(value), known)}")
 
 
-def _writable(path: Path) -> None:
-    if not path.parent.is_dir():
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    if not os.path.isdir(path.parent):
         raise ChainError(f"draw: there is no folder {str(path.parent)!r} to write {path.name!r} into: make it first")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ChainError(f"draw: {str(path)!r} is a folder, not a file")
+    try:
+        write(path)
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise ChainError(f"draw: {str(path)!r} cannot be written: {why}: choose another folder or name") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,10 @@ def png(scene: Scene, path: Path, *, theme: str = "light", scale: float = 2.0) -
     axes.axis("off")
     figure.set_facecolor(colours.paper)
     _paint(axes, scene, colours)
-    figure.savefig(path, format="png", facecolor=colours.paper)
+    with warnings.catch_warnings():
+        # names in a script that no font here has come out as boxes; the SVG has them as they are
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        figure.savefig(path, format="png", facecolor=colours.paper)
 
 
 def _paint(axes: Any, scene: Scene, colours: Theme) -> None:
@@ -84,15 +89,40 @@ def _strokes(axes: Any, lines: list[Line], colours: Theme) -> None:
         axes.add_collection(PathCollection(shapes, **look, zorder=3 if spine else 4))
 
 
+#: fonts that have what the first of them lacks: other scripts, and emoji
+_FONTS = (
+    "DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Hiragino Sans", "PingFang SC", "Microsoft YaHei",
+    "Yu Gothic", "Malgun Gothic", "WenQuanYi Zen Hei", "Arial Unicode MS", "Noto Sans", "Noto Emoji", "Segoe UI Emoji",
+)  # fmt: skip
+
+
+@functools.cache
+def _fonts() -> list[str]:
+    """Those of them that are installed: matplotlib warns of others."""
+    from matplotlib.font_manager import fontManager
+
+    known = {font.name for font in fontManager.ttflist}
+    return [name for name in _FONTS if name in known]
+
+
 def _write(axes: Any, text: Text, colours: Theme) -> None:
     x, y = text.x, text.y
+    spans = [span for span in text.spans if span[0]]
+    if len(spans) == 1:  # by the width that the font has
+        across = {"start": "left", "middle": "center", "end": "right"}[text.anchor]
+        _word(axes, (x, y), spans[0], text, across, colours)
+        return
     along = -{"start": 0.0, "middle": 0.5, "end": 1.0}[text.anchor] * text.length
-    for told, kind in text.spans:
-        bold = is_bold(kind)
-        axes.text(
-            x + (0 if text.turned else along), y + (along if text.turned else 0), told.replace("$", r"\$"),
-            fontsize=text.size, color=colours.word(kind), rotation=270 if text.turned else 0,
-            rotation_mode="anchor", ha="left", va="baseline", fontweight="bold" if bold else "normal", zorder=8,
-            fontfamily="DejaVu Sans",
-        )  # fmt: skip
-        along += text_width(told, text.size, bold)
+    for told, kind in spans:
+        at = (x + (0 if text.turned else along), y + (along if text.turned else 0))
+        _word(axes, at, (told, kind), text, "left", colours)
+        along += text_width(told, text.size, is_bold(kind))
+
+
+def _word(axes: Any, at: tuple[float, float], span: tuple[str, str], text: Text, across: str, colours: Theme) -> None:
+    told, kind = span
+    axes.text(
+        *at, told.replace("$", r"\$"), fontsize=text.size, color=colours.word(kind), rotation=270 if text.turned else 0,
+        rotation_mode="anchor", ha=across, va="baseline", fontweight="bold" if is_bold(kind) else "normal", zorder=8,
+        fontfamily=_fonts(),
+    )  # fmt: skip

@@ -32,13 +32,15 @@ def svg(scene: Scene, *, theme: str = "auto", label: str = "") -> str:
     ``theme`` is ``"light"``, ``"dark"``, or ``"auto"``: light, and dark where the reader prefers that. ``label`` is
     what a screen reader says.
     """
-    rules = css(THEMES.get(theme, LIGHT))
+    # by its theme, so that two drawings on one page do not colour each other
+    root = f"svg.skipway.{theme}"
+    rules = css(THEMES.get(theme, LIGHT), root)
     if theme == "auto":
-        rules += "@media (prefers-color-scheme:dark){" + css(THEMES["dark"]) + "}"
+        rules += "@media (prefers-color-scheme:dark){" + css(THEMES["dark"], root) + "}"
     w, h = _n(scene.width), _n(scene.height)
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="skipway" width="{w}" height="{h}" viewBox="0 0 {w} {h}" '
-        f'role="img" aria-label={quoteattr(label)}>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="skipway {theme}" width="{w}" height="{h}" '
+        f'viewBox="0 0 {w} {h}" role="img" aria-label={quoteattr(label)}>'
     )
     paper = f'<rect class="paper" width="{w}" height="{h}" rx="6" stroke="none"/>'
     out = [head, f"<style>{_STATIC}{rules}</style>", paper]

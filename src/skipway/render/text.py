@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import unicodedata
 from typing import Any
 
 from torch import nn
@@ -70,8 +71,12 @@ class _Line:
     def short(self, room: int) -> str:
         """Its name, the middle left out where it does not fit."""
         title, left = self.title, max(4, room - len(self.gutter))
-        if len(self.name) > room and len(title) > left:
-            title = title[: left // 2] + "…" + title[len(title) - (left - 1) // 2 :]
+        keep = len(title)
+        while columns(self.gutter + title) > room and keep > 3:
+            keep -= 1
+            title = self.title[: (keep + 1) // 2] + "…" + self.title[len(self.title) - (keep - 1) // 2 :]
+            if columns(title) <= left:
+                break
         return (self.gutter + title)[:room]
 
     @property
@@ -181,8 +186,8 @@ def _fold_once(lines: list[Any]) -> list[Any]:
 
 def _fit(lines: list[Any], lanes: int) -> list[str]:
     real = [line for line in lines if isinstance(line, _Line)]
-    name = min(24, max(len(line.name) for line in real))
-    kind = max(len(line.what) for line in real)
+    name = min(24, max(columns(line.name) for line in real))
+    kind = max(columns(line.what) for line in real)
     shape = max(len(line.shape) for line in real)
     count = max(len(line.count) for line in real)
     # what a shortcut does needs room too: long names and kinds give way first
@@ -195,7 +200,9 @@ def _fit(lines: list[Any], lanes: int) -> list[str]:
         if isinstance(line, _Line):
             shown = line.short(name)
             what_ = line.what if len(line.what) <= kind else line.what[: kind - 1] + "…"
-            cells = f"  {shown:<{name}}  {what_:<{kind}}   {line.shape:<{shape}}   {line.count:>{count}}  "
+            cells = (
+                f"  {_padded(shown, name)}  {_padded(what_, kind)}   {line.shape:<{shape}}   {line.count:>{count}}  "
+            )
             out += _wrapped(cells + line.rails, line.note, f"{'':<{width}} {line.through}", lanes)
         else:
             period, more, through = line
@@ -203,6 +210,22 @@ def _fit(lines: list[Any], lanes: int) -> list[str]:
             told = f"  {'⋮':<{name}}  " + (f"this row {times}" if period == 1 else f"these {period} rows {times}")
             out.append((f"{told:<{width}} {through}" if through.strip() else told)[:WIDTH].rstrip())
     return out
+
+
+def columns(text: str) -> int:
+    """How many columns of a terminal a text takes: signs of East Asian scripts are two wide, marks on others none.
+
+    >>> columns("relu"), columns("入力"), columns("e\N{COMBINING ACUTE ACCENT}")
+    (4, 4, 1)
+    """
+    if text.isascii():
+        return len(text)
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - columns(text))
 
 
 def _unbroken(word: str, room: int) -> str:

@@ -78,7 +78,7 @@ DARK = Theme(
 THEMES = {"light": LIGHT, "dark": DARK}
 
 
-def css(theme: Theme, root: str = "svg.skipway") -> str:
+def css(theme: Theme, root: str) -> str:
     """The rules of a theme, for everything below ``root``. No variables: converters to PDF do not know them."""
     rules = [f".paper{{fill:{theme.paper}}}"]
     rules += [f".{kind}{{fill:{fill};stroke:{stroke}}}" for kind, (fill, stroke) in theme.boxes.items()]
