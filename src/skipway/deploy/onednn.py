@@ -80,8 +80,9 @@ class Program:
         self._vars: dict[Op, str] = {}
         self._users = readers(self._ops)
         self._at = {op: i for i, op in enumerate(self._ops)}
-        self._shared = {cat: (which, family[-1]) for which, family in enumerate(growing(self._ops).values())
-                        for cat in family}  # fmt: skip
+        self._shared: dict[Op, tuple[int, Op, bool]] = {}
+        for which, (family, forwards) in enumerate(growing(self._ops)):
+            self._shared.update(dict.fromkeys(family, (which, family[-1], forwards)))
         self._lines = self._write(example)
         self.source = "\n    ".join(["def forward(x):", *self._lines, f"return {self._vars[self._ops[-1]]}"]) + "\n"
 
@@ -267,20 +268,24 @@ class Program:
 
     def _cat_fused(self, op: Op, var: str) -> list[str]:
         """What is new goes to its place in the room that all concatenations of a dense block share."""
-        which, last = self._shared.get(op, (0, None))
+        which, last, forwards = self._shared.get(op, (0, None, True))
         widths = [] if last is None else [self._width(value) for value in last.args]
         if last is None or None in widths or self._values[op.args[0]].dim() != 4:
             self._shared.pop(op, None)
             return self._cat(op, var)
-        ends = list(itertools.accumulate(width for width in widths if width is not None))
-        room, there = f"room{which}", self._filled.get(which, 0)
+        total = sum(width for width in widths if width is not None)
+        room, there, n = f"room{which}", self._filled.get(which, 0), len(op.args)
         lines = []
         if not there:
-            lines = [f"{room} = rooms.room({which}, {self._vars[op.args[0]]}, {ends[-1]})"]
-        for i, value in enumerate(op.args[there:], there):
-            lines.append(f"{room}[:, {ends[i - 1] if i else 0} : {ends[i]}].copy_({self._vars[value]})")
-        self._filled[which] = len(op.args)
-        return [*lines, f"{var} = {room}[:, : {ends[len(op.args) - 1]}]"]
+            lines = [f"{room} = rooms.room({which}, {self._vars[op.args[0]]}, {total})"]
+        # what is new stands at the one end, or the other
+        at = range(there, n) if forwards else range(len(last.args) - n, len(last.args) - there)
+        ends = list(itertools.accumulate((width for width in widths if width is not None), initial=0))
+        for i in at:
+            lines.append(f"{room}[:, {ends[i]} : {ends[i + 1]}].copy_({self._vars[last.args[i]]})")
+        self._filled[which] = n
+        seen = f": {ends[n]}" if forwards else f"{ends[-1 - n]} :"
+        return [*lines, f"{var} = {room}[:, {seen}]"]
 
     def _width(self, value: Op) -> int | None:
         """The channels of an operation, also of one that is still to come."""

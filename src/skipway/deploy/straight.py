@@ -245,22 +245,34 @@ def _flatten(op: Op) -> None:
 # -- concatenations that grow ------------------------------------------------------------------------------------------
 
 
-def growing(ops: list[Op], axis: int = -3) -> dict[Op, list[Op]]:
-    """Concatenations each of which begins with all of the one before it, as in a dense block, by the last of them.
+def growing(ops: list[Op], axis: int = -3) -> list[tuple[list[Op], bool]]:
+    """Concatenations each of which holds all of the one before it at one end, as in a dense block.
 
-    They can share one room, to which every layer adds its channels. Only those whose readers work channel by channel
-    and write elsewhere, so that it does not matter that they see a part of a room.
+    They can share one room, to which every layer adds its channels. With each family goes whether it grows forwards.
+    Only those whose readers work channel by channel and write elsewhere, so that it does not matter that they see a
+    part of a room.
     """
     users = readers(ops)
-    found: dict[Op, list[Op]] = {}
-    for op in ops:
-        if op.what != "cat" or op.axis != axis or op is ops[-1]:
-            continue
-        if not all(user.what in ("clamp", "affine", "cat") for user in users[op]):
-            continue
-        before = next((c for c in found if len(c.args) < len(op.args) and op.args[: len(c.args)] == c.args), None)
-        found[op] = [*(found.pop(before) if before is not None else []), op]
-    return {op: family for op, family in found.items() if len(family) > 2}
+    cats = [op for op in ops if op.what == "cat" and op.axis == axis and op is not ops[-1]]
+    cats = [cat for cat in cats if all(user.what in ("clamp", "affine", "cat") for user in users[cat])]
+    found: list[tuple[list[Op], bool]] = []
+    for forwards in (True, False):
+        families: list[list[Op]] = []
+        for cat in cats:
+            family = next((f for f in families if _begins(cat, f[-1], forwards)), None)
+            if family is None:
+                families.append([cat])
+            else:
+                family.append(cat)
+        taken = {cat for family, _ in found for cat in family}
+        found += [(f, forwards) for f in families if len(f) > 2 and not taken & set(f)]
+    return found
+
+
+def _begins(cat: Op, earlier: Op, forwards: bool) -> bool:
+    """Whether a concatenation is an earlier one, and more after it (or before it)."""
+    n = len(earlier.args)
+    return len(cat.args) > n and (cat.args[:n] if forwards else cat.args[-n:]) == earlier.args
 
 
 def unary(act: Callable[..., Any] | None) -> tuple[str, list[Any], str] | None:
