@@ -28,9 +28,15 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
 
 from record import Table, save
+from skipway import data
+from skipway.data import Split
+from skipway.errors import DataError
 
 HERE = Path(__file__).parent
 LIBRARIES = ["PyTorch Lightning", "skorch", "Keras (torch)", "Keras (jax)", "flax, jit", "flax, scan"]
@@ -42,15 +48,50 @@ CNN_GOALS = {"plain loop": 1.8, "PyTorch Lightning": 2.0, "Keras (torch)": 3.0, 
 MLP_GOALS = {"plain loop": 1.9, "PyTorch Lightning": 1.9, "flax, scan": 1.0}
 
 
+Found = dict[str, list[float]]
+
+
+class Data(NamedTuple):
+    """Images to train on, to test on, and what to call the first."""
+
+    train: Split
+    test: Split
+    name: str
+
+
+def chosen(images: int) -> Data:
+    """The first ``images`` of MNIST where it is there, else of the digits that come with skipway; and some to test."""
+    try:
+        train, test = data.mnist(download=False)
+        name = f"the first {images:,} images of MNIST"
+    except DataError:
+        train, test = data.mnist(small=True)
+        images = min(images, len(train) // 128 * 128)
+        name = f"{images:,} of the 5,000 MNIST images that come with skipway"
+    return Data(train.take(images), test.take(min(2000, len(test))), name)
+
+
+def lay_down(chosen: Data, net: str, folder: Path) -> None:
+    """Write the images as this net takes them: flat for an MLP, padded to 3x32x32 for a ResNet-20."""
+    for split, before in ((chosen.train, ""), (chosen.test, "test_")):
+        x = split.x.numpy()
+        if net == "mlp":
+            x = x.reshape(len(x), -1)
+        if net == "resnet20":
+            x = np.repeat(np.pad(x, ((0, 0), (0, 0), (2, 2), (2, 2))), 3, axis=1)
+        np.save(folder / f"{before}x.npy", x)
+        np.save(folder / f"{before}y.npy", split.y.numpy())
+
+
 class Contender:
     """The other end of ``contenders.turns``: a process that trains an epoch whenever it is told to."""
 
-    def __init__(self, name: str, net: str, batch: int, images: int, options: Sequence[str]) -> None:
+    def __init__(self, name: str, net: str, batch: int, folder: Path, options: Sequence[str]) -> None:
         self.name = name
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, _path())])}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "contenders", name, net, str(batch), str(images), *options],
+            [sys.executable, "-m", "contenders", name, net, str(batch), str(folder), *options],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment,
         )  # fmt: skip
 
@@ -91,14 +132,16 @@ def _path() -> list[str]:
     return os.environ.get("PYTHONPATH", "").split(os.pathsep)
 
 
-def race(names: Sequence[str], net: str, batch: int, images: int, rounds: int, options: Sequence[str]) -> tuple:
+def race(
+    names: Sequence[str], net: str, batch: int, images: Data, rounds: int, options: Sequence[str]
+) -> tuple[Found, dict[str, dict[str, str]], dict[str, str], int]:
     """Seconds per step of every contender, one figure a round; what is to be told of each; and why some have none."""
-    found: dict[str, list[float]] = {}
+    found: Found = {}
     failed: dict[str, str] = {}
     more: dict[str, dict[str, str]] = {}
     alive: dict[str, Contender] = {}
     sizes: dict[str, int] = {}
-    steps = images // batch
+    steps = len(images.train) // batch
 
     def attempt(name: str, what: Any) -> Any:
         try:
@@ -109,11 +152,13 @@ def race(names: Sequence[str], net: str, batch: int, images: int, rounds: int, o
             return None
 
     with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        lay_down(images, net, folder)
         for name in names:
             if name in NEEDS and find_spec(NEEDS[name]) is None:
                 failed[name] = f"{NEEDS[name]} is not installed: see bench/peers.txt"
                 continue
-            alive[name] = Contender(name, net, batch, images, options)
+            alive[name] = Contender(name, net, batch, folder, options)
             stack.callback(alive[name].close)
         for name in list(alive):
             sizes[name] = attempt(name, lambda one=alive[name]: one.hear("parameters"))
@@ -139,23 +184,14 @@ def race(names: Sequence[str], net: str, batch: int, images: int, rounds: int, o
     return found, more, failed, next(iter(sizes.values()), 0)
 
 
-def chosen_images(asked: int | None, quick: bool) -> tuple[int, list[str], str]:
-    """How many images, what that means for the contenders, and what to call them."""
-    from skipway import data
-    from skipway.errors import DataError
-
-    try:
-        data.mnist(download=False)
-        small, most, said = [], 6400, "the first {} images of MNIST"
-    except DataError:
-        small, most, said = ["--small"], 4864, "{} of the 5,000 MNIST images that come with skipway"
-    images = asked or (640 if quick else most)
-    return images, small, said
-
-
 TABLES = {
     "cnn": ("A training step of the thread's CNN", [("cnn", 32), ("cnn", 128)], ALL, CNN_GOALS),
-    "mlp": ("A training step of an MLP with shortcuts", [("mlp", 32), ("mlp", 128)], ALL, MLP_GOALS),
+    "mlp": (
+        "A training step of an MLP with shortcuts",
+        [("mlp", 32), ("mlp", 128)],
+        ["skipway.fit", "skipway.fit, compiled", *ALL[1:]],
+        MLP_GOALS,
+    ),
     "precision": (
         "A training step of ResNet-20, bfloat16 and float32",
         [("resnet20", 128)],
@@ -167,33 +203,46 @@ TABLES = {
 NETS = {"cnn": "CNN", "mlp": "MLP", "resnet20": "ResNet-20"}
 
 
+def size(key: str, asked: int | None, quick: bool) -> int:
+    """How many images make an epoch, so that it takes about a second or two."""
+    if key != "precision":
+        return asked or (640 if quick else 6400)
+    # without bfloat16 in the processor a step takes many seconds
+    return asked or (128 if quick else 1024 if has_bf16() else 256)
+
+
+def has_bf16() -> bool:
+    return bool(getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tables", nargs="*", metavar="table", help=f"of {', '.join(TABLES)} (default: all)")
-    parser.add_argument("--rounds", type=int, default=6, help="epochs of every contender that count")
+    parser.add_argument("--rounds", type=int, help="epochs of every contender that count (default 6; precision: 4)")
     parser.add_argument("--images", type=int, help="images in an epoch, a multiple of 128")
-    parser.add_argument("--only", help="the contenders whose name holds this, and skipway")
+    parser.add_argument("--only", default="", help="the contenders whose name holds this, and skipway")
     parser.add_argument("--quick", action="store_true", help="to see that all works: few images, two rounds")
     options = parser.parse_args()
     if wrong := [name for name in options.tables if name not in TABLES]:
         parser.error(f"there is no table {wrong[0]!r}: choose of {', '.join(TABLES)}")
-    rounds = 2 if options.quick else options.rounds
+    if options.images and options.images % 128:
+        parser.error("--images must be a multiple of 128, so that every batch is full")
     for key in options.tables or TABLES:
         title, cases, names, goals = TABLES[key]
-        images, arguments, said = chosen_images(options.images, options.quick)
-        if key == "precision":
-            images = min(images, 1024)
-        if key == "allocator":
-            arguments = [*arguments, "--keep-memory"]
-        names = [name for name in names if name == names[0] or (options.only or "") in name]
+        rounds = options.rounds or (2 if options.quick else 4 if key == "precision" else 6)
+        images = chosen(size(key, options.images, options.quick))
+        names = [name for name in names if name == names[0] or options.only in name]
+        goals = {name: goal for name, goal in goals.items() if name in names}
         table = Table(f"training-{key}", title, ours=names[0], unit="ms", quick=options.quick)
+        if key == "precision" and not has_bf16():
+            table.notes.append("This processor has no instructions for bfloat16: it is computed by way of float32.")
         for net, batch in cases:
-            found, more, failed, size = race(names, net, batch, images, rounds, arguments)
-            wanted = {name: goal for name, goal in goals.items() if name in names}
-            table.add(f"{NETS[net]}, batch {batch}", found, goals=wanted, more=more, failed=failed)
+            tuning = ["--keep-memory"] if key == "allocator" else []
+            found, more, failed, parameters = race(names, net, batch, images, rounds, tuning)
+            table.add(f"{NETS[net]}, batch {batch}", found, goals=goals, more=more, failed=failed)
             table.notes.append(
-                f"{NETS[net]}, batch {batch}: {size:,} parameters in every contender; an epoch is "
-                f"{said.format(f'{images:,}')}; accuracy is that on 2,000 test images after {rounds + 1} epochs."
+                f"{NETS[net]}, batch {batch}: {parameters:,} parameters in every contender; an epoch is {images.name}; "
+                f"accuracy is that on {len(images.test):,} test images after {rounds + 1} epochs."
             )
             save(table)
 

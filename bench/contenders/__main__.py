@@ -1,11 +1,12 @@
-"""One contender: ``python -m contenders NAME NET BATCH IMAGES``, started by bench/training.py in the folder bench."""
+"""One contender: ``python -m contenders NAME NET BATCH FOLDER``, as bench/training.py starts it."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+from pathlib import Path
 
-from contenders.turns import Job, Turns, digits, keep_memory
+from contenders.turns import Job, Turns, arrays, keep_memory
 
 #: the file of every contender; only this one is imported, with the libraries that it needs
 HOMES = {
@@ -23,16 +24,14 @@ def main() -> None:
     parser.add_argument("contender", choices=HOMES)
     parser.add_argument("net", choices=("cnn", "mlp", "resnet20"))
     parser.add_argument("batch", type=int)
-    parser.add_argument("images", type=int)
-    parser.add_argument("--small", action="store_true", help="the digits that come with skipway")
+    parser.add_argument("folder", type=Path, help="where the images lie")
     parser.add_argument("--keep-memory", action="store_true", help="tune the allocator of this process")
     options = parser.parse_args()
     turns = Turns()
     if options.keep_memory:
         keep_memory()
     home = importlib.import_module(f"contenders.{HOMES[options.contender]}")
-    arrays = digits(options.net, options.images, options.small)
-    home.run(Job(options.contender, options.net, options.batch, *arrays), turns)
+    home.run(Job(options.contender, options.net, options.batch, **arrays(options.folder)), turns)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,17 +68,13 @@ def keep_memory() -> None:
         raise OSError("mallopt refused: the allocator of this machine cannot be tuned so")
 
 
-def digits(net: str, images: int, small: bool) -> tuple[np.ndarray, ...]:
-    """The first ``images`` of MNIST to train on, and the first 2,000 to test; padded to 3x32x32 for a ResNet-20."""
-    from skipway import data
+PARTS = ("x", "y", "test_x", "test_y")
 
-    train, test = data.mnist(small=small, download=False)
-    arrays = []
-    for split, rows in ((train, images), (test, 2000)):
-        if len(split) < rows and split is train:
-            raise SystemExit(f"{split.name} has {len(split)} images, and {images} are wanted")
-        x, y = split.x[:rows].numpy(), split.y[:rows].numpy()
-        if net == "resnet20":
-            x = np.repeat(np.pad(x, ((0, 0), (0, 0), (2, 2), (2, 2))), 3, axis=1)
-        arrays += [np.ascontiguousarray(x.reshape(len(x), -1) if net == "mlp" else x), y]
-    return tuple(arrays)
+
+def arrays(folder: Path) -> dict[str, np.ndarray]:
+    """Images and labels as bench/training.py laid them down.
+
+    Not made here: to convert images frees large blocks, from which glibc's malloc learns to keep memory. Whether a
+    process had done so would then decide what is measured.
+    """
+    return {name: np.load(folder / f"{name}.npy") for name in PARTS}
