@@ -91,8 +91,12 @@ and without `torch.autocast`. On a processor without instructions for bfloat16 t
         ("dense",),
         """
 Concatenating shortcuts let every layer read all layers before it. Run as they are written they copy and normalise every
-feature again and again; skipway sees the structure and runs a whole block at once, with the same outputs, gradients and
-running statistics.
+feature again and again. skipway sees the structure, and a dense block trains as one node: features lie in one buffer,
+the statistics of a channel are computed once however many layers normalise it, all passes go in tiles that stay in a
+cache, and normalised features are computed again in the backward. *Plain* is the forward as one writes it by hand,
+*checkpointed* what memory-efficient DenseNets do. Outputs, gradients and running statistics are those of plain, up to
+rounding in float64. Its own rival is the plain path with
+channels last; a second table leaves nets and images as they are by default.
 """,
     ),
     Part(

@@ -137,14 +137,18 @@ class Table:
 
 def machine() -> dict[str, Any]:
     """Processor, cores, memory and system."""
-    cpu, memory = platform.processor() or platform.machine(), 0
+    cpu, memory, flags = platform.processor() or platform.machine(), 0, ""
     try:
         with open("/proc/cpuinfo") as lines:
-            cpu = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+            told = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
+        cpu, flags = told["model name"], told.get("flags", "")
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (OSError, StopIteration, ValueError):
+    except (OSError, KeyError, ValueError):
         pass
     system = f"{platform.system()} {platform.machine()}, {' '.join(platform.libc_ver())}".rstrip(", ")
+    # what decides about bfloat16 and much of the rest
+    vectors = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags.split()]
+    cpu = " ".join([cpu, *([f"({', '.join(vectors)})"] if vectors else [])])
     return {
         "cpu": cpu, "cores": os.cpu_count(), "memory_gb": round(memory / 2**30), "system": system,
         "python": platform.python_version(),

@@ -218,7 +218,9 @@ def has_bf16() -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tables", nargs="*", metavar="table", help=f"of {', '.join(TABLES)} (default: all)")
-    parser.add_argument("--rounds", type=int, help="epochs of every contender that count (default 6; precision: 4)")
+    parser.add_argument(
+        "--rounds", type=int, help="epochs of every contender that count (default 6, of precision and allocator 4)"
+    )
     parser.add_argument("--images", type=int, help="images in an epoch, a multiple of 128")
     parser.add_argument("--only", default="", help="the contenders whose name holds this, and skipway")
     parser.add_argument("--quick", action="store_true", help="to see that all works: few images, two rounds")
@@ -229,7 +231,7 @@ def main() -> None:
         parser.error("--images must be a multiple of 128, so that every batch is full")
     for key in options.tables or TABLES:
         title, cases, names, goals = TABLES[key]
-        rounds = options.rounds or (2 if options.quick else 4 if key == "precision" else 6)
+        rounds = options.rounds or (2 if options.quick else 6 if key in ("cnn", "mlp") else 4)
         images = chosen(size(key, options.images, options.quick))
         names = [name for name in names if name == names[0] or options.only in name]
         goals = {name: goal for name, goal in goals.items() if name in names}
