@@ -217,6 +217,104 @@ def test_other_inputs_than_the_example(net):
         fast(torch.randn(2, 3, 8, 8))
 
 
+def test_inputs_that_are_no_such_inputs(net):
+    with pytest.raises(ChainError, match="at least one row"):
+        compile(net, torch.randn(0, 1, 8, 8))
+    with pytest.raises(ChainError, match=r"the example is torch\.float64, and the net is torch\.float32: give"):
+        compile(net, torch.randn(2, 1, 8, 8, dtype=torch.float64), "eager")
+    with pytest.raises(ChainError, match=r"holds torch\.int64 .*: x\.to\(torch\.float32\)"):
+        compile(net, torch.ones(2, 1, 8, 8, dtype=torch.int64), "eager")
+    fast = compile(net, torch.randn(2, 1, 8, 8), "eager", seconds=0.01)
+    with pytest.raises(ChainError, match="takes a tensor"):
+        fast([1.0])
+    assert fast(nn.Parameter(torch.randn(2, 1, 8, 8))).shape == (2, 5)
+
+
+def test_another_shape_than_the_engine_takes(net, only):
+    def picky(chain, example, precision):
+        def run(x):
+            if x.shape[1:] != example.shape[1:]:
+                raise RuntimeError("Got invalid dimensions")
+            return chain(x)
+
+        return run
+
+    only(picky=Engine(picky))
+    fast = compile(net, torch.randn(2, 1, 8, 8), "picky", seconds=0.01)
+    with pytest.raises(ChainError, match=r"picky does not take \(2, 1, 10, 10\)"):
+        fast(torch.randn(2, 1, 10, 10))
+
+
+def lacking(chain, example, precision):
+    try:
+        raise RuntimeError("No ONNX function found for <OpOverload(op='aten.frobnicate', overload='default')>.")
+    except RuntimeError as error:
+        raise ValueError("Failed to convert the exported program") from error
+
+
+def lacking_too(chain, example, precision):
+    raise RuntimeError("No conversion rule found for operations: aten::frobnicate.default")
+
+
+def test_an_operator_that_an_engine_lacks_is_named(net, only):
+    only(onnx=Engine(lacking), vino=Engine(lacking_too), eager=Engine(engines.eager))
+    fast = compile(net, torch.randn(2, 1, 8, 8), seconds=0.01)
+    assert fast.engine == "eager"
+    why = {c.engine: c.why for c in fast.candidates}
+    assert why["onnx"] == "has no operator aten.frobnicate"
+    assert why["vino"] == "has no operator aten::frobnicate.default"
+    with pytest.raises(ChainError, match=r"'onnx' cannot be used: has no operator aten\.frobnicate"):
+        compile(net, torch.randn(2, 1, 8, 8), "onnx")
+
+
+def test_no_engine_at_all(net, only):
+    only(wrong=Engine(wrong), broken=Engine(broken))
+    with pytest.raises(ChainError, match=r"no engine can be used: wrong: its output differs.*; broken: RuntimeError"):
+        compile(net, torch.randn(2, 1, 8, 8))
+
+
+def bf16_slowly(chain, example, precision):
+    run = engines.eager(chain, example, precision)
+    return (lambda x: [run(x) for _ in range(30)][-1]) if precision == "bf16" else run
+
+
+def test_bf16_may_be_computed_in_float32_where_that_is_faster(net, only):
+    only(first=Engine(bf16_slowly), second=Engine(bf16_slowly))
+    fast = compile(net, torch.randn(2, 1, 8, 8), precision="bf16", seconds=0.05)
+    assert fast.precision == "bf16"
+    assert fast.candidates[0].computes == "fp32"
+    assert {c.computes for c in fast.candidates} == {"fp32", "bf16"}
+    assert compile(net, torch.randn(2, 1, 8, 8), "first", "bf16", seconds=0.01).candidates[0].computes == "bf16"
+
+
+def test_an_engine_may_be_given_norms_or_clamps(only):
+    net = Chain(BatchNorm(4), relu, Conv(4, 4, 1), input=(4, 6, 6)).eval()
+    net[0].running_mean.normal_()
+    seen = []
+
+    def remember(chain, example, precision):
+        seen.append([type(layer).__name__ for layer in chain])
+        return engines.eager(chain, example, precision)
+
+    only(both=Engine(remember, norms=True), one=Engine(remember))
+    fast = compile(net, torch.randn(2, 4, 6, 6), seconds=0.01)
+    assert seen == [["Clamp", "Conv2d"], ["BatchNorm", "builtin_function_or_method", "Conv2d"], ["Clamp", "Conv2d"]]
+    assert sorted(c.name for c in fast.candidates) == ["both", "both, norms", "one"]
+    with torch.no_grad():
+        x = torch.randn(3, 4, 6, 6)
+        assert torch.allclose(fast(x), net(x), atol=1e-5)
+
+
+def test_a_graph_of_a_chain_is_made_once_and_let_go(net, only):
+    def graph(chain, example, precision):
+        assert engines.exported(chain, example) is engines.exported(chain, example)
+        return engines.eager(chain, example, precision)
+
+    only(graph=Engine(graph))
+    fast = compile(net, torch.randn(1, 1, 8, 8), seconds=0.01)
+    assert fast.chain not in engines._EXPORTED
+
+
 # -- save and load -----------------------------------------------------------------------------------------------------
 
 
@@ -228,6 +326,41 @@ def test_save_and_load(net, tmp_path):
     assert (again.engine, again.precision) == ("channels_last", "fp32")
     assert torch.equal(again(x), fast(x))
     assert str(again.chain.report) == str(fast.chain.report)
+
+
+def test_load_where_the_engine_is_not_there(net, only, tmp_path):
+    x = torch.randn(3, 1, 8, 8)
+    compile(net, x, "onednn", seconds=0.01).save(tmp_path / "net.pt")
+    only(eager=Engine(engines.eager), onednn=Engine(engines.onednn, ("no_such_module",), "far"))
+    with pytest.raises(
+        ChainError, match=r'saved for onednn, which needs .*"skipway\[far\]"; or run it on another: load'
+    ):
+        load(tmp_path / "net.pt")
+    for engine in ("eager", "auto"):
+        again = load(tmp_path / "net.pt", engine)
+        assert again.engine == "eager"
+        with torch.no_grad():
+            assert torch.allclose(again(x), net(x), atol=1e-5)
+    only(eager=Engine(engines.eager))
+    with pytest.raises(ChainError, match="saved for onednn, which is not an engine of this version"):
+        load(tmp_path / "net.pt")
+
+
+def test_load_of_something_else(tmp_path):
+    torch.save([1, 2], tmp_path / "net.pt")
+    with pytest.raises(ChainError, match="not written by save"):
+        load(tmp_path / "net.pt")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("engine", ["cuda_graph", "channels_last"])
+def test_on_a_gpu(net, engine):
+    net, x = net.cuda(), torch.randn(4, 1, 8, 8, device="cuda")
+    fast = compile(net, x, engine, seconds=0.01)
+    for n in (4, 1, 9, 4):
+        other = torch.randn(n, 1, 8, 8, device="cuda")
+        with torch.no_grad():
+            assert torch.allclose(fast(other), net(other), rtol=1e-3, atol=1e-4)
 
 
 def test_what_cannot_be_saved(tmp_path):

@@ -193,8 +193,7 @@ def compile(
     folded = net if isinstance(net, Folded) else fold(net, check=False)
     clamped = folded is not net and any(isinstance(module, Clamp) for module in folded.modules())
     chains = {False: folded} | ({True: fold(net, check=False, clamps=False)} if clamped else {})
-    with torch.no_grad():
-        expected = net(example)
+    expected = _expected(net, example)
     tried: list[tuple[Run | None, Candidate]] = []
     for name, computes in itertools.product(names, _precisions(precision, names)):
         for norms in [norms for norms in chains if not norms or ENGINES[name].norms]:
@@ -210,6 +209,21 @@ def compile(
     ranked = sorted((c for _, c in tried), key=lambda c: took.get(c, float("inf")))
     candidates = tuple(replace(c, milliseconds=took.get(c, float("nan"))) for c in ranked)
     return Compiled(runs[ranked[0]], chains[ranked[0].norms], example, precision, candidates)
+
+
+def _expected(net: Chain, example: Tensor) -> Tensor:
+    """What the net makes of the example."""
+    own = next((p.dtype for p in net.parameters() if p.is_floating_point()), example.dtype)
+    if example.is_floating_point() and example.dtype != own:
+        raise ChainError(f"the example is {example.dtype}, and the net is {own}: give example.to({own})")
+    try:
+        with torch.no_grad():
+            return net(example)
+    except ChainError:
+        raise
+    except Exception as error:
+        told = f"{example.dtype} {tuple(example.shape)}"
+        raise ChainError(f"the net cannot take the example, {told}: {' '.join(str(error).split())[:160]}") from error
 
 
 def load(path: str | os.PathLike[str], engine: str | None = None) -> Compiled:
