@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 import skipway.engines.run as rules
 from skipway import BatchNorm, Cat, Chain, ChainError, Conv, Dropout, dense, gelu, relu
 from skipway.compiling import compile_alone
-from skipway.engines import use_engines
+from skipway.engines import explain, use_engines
 from skipway.zoo.densenet import block, layer
 
 
@@ -143,15 +143,26 @@ def test_only_dense_concatenation_of_two_layers_or_more_is_for_it():
 
 
 def test_input_of_another_kind_is_left_to_the_generated_code(net, x):
+    def why(net, x):
+        left = not on_engine(copy.deepcopy(net)(x))
+        (use,) = explain(net, x)
+        assert left == bool(use.refusal)
+        return use.refusal
+
+    before = [b.clone() for b in net.buffers()]
+    assert why(net, x) == ""
     with torch.no_grad():
-        assert net(x).grad_fn is None
+        assert why(net, x) == "no gradients are recorded"
     with torch.autocast("cpu", torch.bfloat16):
-        assert not on_engine(copy.deepcopy(net).float()(x.float()))
-    assert not on_engine(copy.deepcopy(net).to(torch.bfloat16)(x.to(torch.bfloat16)))
-    assert not on_engine(net.eval()(x.requires_grad_()))
-    net.train().requires_grad_(False)
-    assert net(x.detach()).grad_fn is None
-    assert on_engine(net(x))
+        assert why(copy.deepcopy(net).float(), x.float()) == "autocast is on"
+    half = copy.deepcopy(net).to(torch.bfloat16)
+    assert why(half, x.to(torch.bfloat16)) == "its input is torch.bfloat16 on cpu"
+    frozen = copy.deepcopy(net).requires_grad_(False)
+    assert why(frozen, x) == "nothing needs a gradient"
+    assert why(frozen, x.clone().requires_grad_()) == ""
+    assert why(net, x[:1]) == ""
+    assert not on_engine(copy.deepcopy(net).eval()(x.requires_grad_()))
+    assert all(map(torch.equal, before, net.buffers()))
     with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
         net(torch.randn(1, 3, 1, 1, dtype=torch.float64))
 

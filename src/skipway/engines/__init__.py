@@ -15,12 +15,13 @@ speaks against the engine (a hook, a frozen norm, autocast, a transform, a small
 code of the segment (``run.py``). Nothing is cached on modules, so copies, pickles and surgery need no care. The second
 forward serves training only; ``net.code``, ``features``, eval mode, ``torch.compile`` and export see the plain one.
 
-``net.engines`` tells what runs where and why not, :func:`use_engines` is the switch.
+``net.engines`` tells what runs where and why not, :func:`explain` the same for an input, and :func:`use_engines` is
+the switch.
 """
 
 from __future__ import annotations
 
 from .recognise import Segment, segments
-from .run import Use, executor, use_engines, uses
+from .run import Use, executor, explain, use_engines, uses
 
-__all__ = ["Segment", "Use", "executor", "segments", "use_engines", "uses"]
+__all__ = ["Segment", "Use", "executor", "explain", "segments", "use_engines", "uses"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +20,17 @@ from skipway.errors import ChainError, nearest
 from skipway.graph import Graph
 
 from .function import DenseBlock
-from .recognise import Layer, Segment, observed, read
+from .recognise import Layer, Segment, Stage, observed, read
 
 #: what `use_engines` takes
 MODES = ("auto", "keep", "recompute", "off")
 
 #: "auto" leaves smaller blocks to the generated code: values that leave the block, rows times channels
-SMALL = 1 << 19
+SMALL = 1 << 20
+
+
+#: where decisions are told to :func:`explain`
+_told: ContextVar[list[tuple[Any, Segment, str]] | None] = ContextVar("_told", default=None)
 
 
 @dataclass(frozen=True)
@@ -43,13 +49,29 @@ class Use:
 
 def run(segment: Segment, plain: Callable[[Any, Tensor], Tensor], net: Any, x: Tensor) -> Tensor:
     """The value at the end of a segment, from that at its start. ``plain`` is the generated code of the segment."""
-    if net._engine == "off":
-        return plain(net, x)
-    read_now = [read(module_at(net, name)) for name in segment.layers]
-    layers = [layer for layer in read_now if isinstance(layer, Layer)]
-    if refusal(segment, net, read_now) or _not_now(net, layers, x):
-        return plain(net, x)
-    return _run(net._engine, layers, x)
+    layers, why = decide(segment, net, x)
+    told = _told.get()
+    if told is not None:
+        told.append((net, segment, why))
+    return plain(net, x) if why else _run(net._engine, layers, x)
+
+
+def decide(segment: Segment, net: Any, x: Tensor) -> tuple[list[Layer], str]:
+    """The layers of a segment as they are now, and why the engine cannot run them on an input; ``""`` where it can.
+
+    What is quick to ask comes first: a small net must not pay for questions.
+    """
+    why = "switched off" if net._engine == "off" else _input(x)
+    if why:
+        return [], why
+    last = read(module_at(net, segment.layers[-1]))
+    if net._engine == "auto" and isinstance(last, Layer):
+        size = x.numel() // x.shape[1] * (last.shape.width + last.shape.growth)
+        if size < SMALL:
+            return [], f"too small to gain: {size:,} values of {SMALL:,}"
+    found = [read(module_at(net, name)) for name in segment.layers]
+    layers = [layer for layer in found if isinstance(layer, Layer)]
+    return layers, refusal(segment, net, found) or _parameters(layers, x)
 
 
 def executor(segment: Segment, graph: Graph) -> Callable[[Any, Tensor], Tensor]:
@@ -95,25 +117,28 @@ def _observed_all() -> bool:
     return any(getattr(global_hooks, name, None) for name in names)
 
 
-def _not_now(net: Any, layers: list[Layer], x: Tensor) -> str:
-    """Why the engine cannot run on this input."""
+def _input(x: Tensor) -> str:
+    """What speaks against the engine in an input or around the call."""
+    if not torch.is_grad_enabled():
+        return "no gradients are recorded"
     if type(x) is not Tensor or x.dim() != 4:
-        return "not a plain tensor of images"
+        return f"its input is a {type(x).__name__}" + (f" of {x.dim()} axes" if type(x) is Tensor else "")
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
-        return f"{x.dtype} on {x.device}"
+        return f"its input is {x.dtype} on {x.device}"
     if torch.is_autocast_enabled("cpu"):
-        return "autocast"
-    if not torch.is_grad_enabled() or _transformed():
-        return "no gradients are recorded, or by a transform"
-    shape = layers[-1].shape
-    rows = x.shape[0] * x.shape[2] * x.shape[3]
-    if x.shape[1] != layers[0].shape.width or rows < 2:
-        return "an input that does not fit"
-    if net._engine == "auto" and rows * (shape.width + shape.growth) < SMALL:
-        return "too small to gain"
+        return "autocast is on"
+    if _transformed():
+        return "a transform or a tracer is at work"
+    return "" if x.shape[0] * x.shape[2] * x.shape[3] > 1 else "one value a channel"
+
+
+def _parameters(layers: list[Layer], x: Tensor) -> str:
+    """What speaks against it in an input and the parameters."""
+    if x.shape[1] != layers[0].shape.width:
+        return f"its input has {x.shape[1]} channels"
     tensors = [t for layer in layers for stage in layer.stages for t in _tensors(stage)]
     if any(type(t) not in (nn.Parameter, Tensor) or t.dtype != x.dtype or t.device != x.device for t in tensors):
-        return "parameters of another kind"
+        return f"a parameter is not like its input, {x.dtype} on {x.device}"
     if not x.requires_grad and not any(t.requires_grad for t in tensors):
         return "nothing needs a gradient"
     return ""
@@ -127,7 +152,7 @@ def _transformed() -> bool:
     return bool(vectorised() or getattr(forward_ad, "_current_level", -1) >= 0 or watched() or torch.jit.is_tracing())
 
 
-def _tensors(stage: Any) -> list[Tensor]:
+def _tensors(stage: Stage) -> list[Tensor]:
     held = (stage.norm.weight, stage.norm.bias, stage.conv.weight, stage.conv.bias)
     return [t for t in held if t is not None]
 
@@ -174,10 +199,33 @@ def uses(net: Any) -> tuple[Use, ...]:
     for name, module in net.named_modules():
         for segment in getattr(module, "_segments", ()):
             layers = [read(module_at(module, layer)) for layer in segment.layers]
-            where = ".".join(part for part in (name, segment.name) if part)
-            what = f"dense block of {len(segment.layers)} layers"
-            found.append(Use(where, what, refusal(segment, module, layers)))
+            found.append(_use(name, segment, refusal(segment, module, layers)))
     return tuple(found)
+
+
+def _use(name: str, segment: Segment, why: str) -> Use:
+    where = ".".join(part for part in (name, segment.name) if part)
+    return Use(where, f"dense block of {len(segment.layers)} layers", why)
+
+
+def explain(net: nn.Module, x: Tensor) -> tuple[Use, ...]:
+    """What ran where in a training forward on an input, and why: like ``net.engines``, with what depends on the input.
+
+    A copy of the net runs it, so that no statistics move.
+
+    >>> from skipway.zoo.densenet import block
+    >>> print(explain(block(4, growth=12).build((16, 8, 8)), torch.zeros(2, 16, 8, 8))[0])
+    the chain: dense block of 4 layers, too small to gain: 8,192 values of 1,048,576
+    """
+    twin = copy.deepcopy(net).train()
+    names = {id(module): name for name, module in twin.named_modules()}
+    told: list[tuple[Any, Segment, str]] = []
+    token = _told.set(told)
+    try:
+        twin(x)
+    finally:
+        _told.reset(token)
+    return tuple(_use(names[id(chain)], segment, why) for chain, segment, why in told)
 
 
 def use_engines(net: nn.Module, mode: str = "auto") -> None:
@@ -192,7 +240,8 @@ def use_engines(net: nn.Module, mode: str = "auto") -> None:
         ``"keep"`` wherever it is exact, small ones too; ``"recompute"`` likewise, and computes the bottlenecks anew in
         the backward instead of keeping them: about half the memory for about a sixth more time; ``"off"`` never.
 
-    What each part runs on, and why, is in ``net.engines``. Raises ``ChainError`` for another word.
+    What each part runs on, and why, is in ``net.engines``; :func:`explain` tells it for an input. Raises ``ChainError``
+    for another word.
 
     >>> from skipway.zoo.densenet import block
     >>> net = block(4, growth=12).build((16, 8, 8))
