@@ -29,7 +29,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results"
 #: what one of what was measured (seconds, bytes) is in the unit of the table
 UNITS = {"s": 1.0, "ms": 1e3, "µs": 1e6, "MB": 1e-6}
@@ -185,9 +185,20 @@ def commit() -> str:
 # -- keeping and printing ----------------------------------------------------------------------------------------------
 
 
+def command(arguments: Sequence[str]) -> str:
+    """How a script was called, as one calls it from the root of the checkout.
+
+    >>> command([str(ROOT / "bench" / "dense.py"), "--only", "two words"])
+    "python bench/dense.py --only 'two words'"
+    """
+    script = Path(arguments[0]).resolve()
+    script = script.relative_to(ROOT) if script.is_relative_to(ROOT) else Path(script.name)
+    return " ".join(["python", str(script), *map(shlex.quote, arguments[1:])])
+
+
 def save(table: Table, folder: Path | None = None) -> Path:
     """Fill in where and when, write ``bench/results/NAME.json`` (``results/quick`` for a quick run) and print it."""
-    table.command = table.command or " ".join(["python", *map(shlex.quote, sys.argv)])
+    table.command = table.command or command(sys.argv)
     table.machine = table.machine or machine()
     table.versions = table.versions or versions()
     table.date = table.date or datetime.date.today().isoformat()
