@@ -94,7 +94,7 @@ def run(job: Job, quick: bool) -> str:
             raise
         listener.join(5)
     lines = [line.strip() for line in said if line.strip()]
-    return "" if code == 0 else (lines or [f"exit code {code}"])[-1][:300]
+    return "" if code == 0 else (lines or [f"exit code {code}"])[-1].replace(f"{ROOT}/", "")[:300]
 
 
 def tables(quick: bool) -> dict[Path, int]:
