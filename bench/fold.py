@@ -1,6 +1,6 @@
-"""What folding buys by itself: time of a folded net to that of the same net, both run by PyTorch as they are.
+"""What folding buys by itself: a folded net beside the same net, both run by PyTorch as they are.
 
-python bench/fold.py [--batch 1] [--nets resnet18,cifar_resnet20] [--threads 1]
+python bench/fold.py [resnet18 ...] [--batch 1] [--budget 5] [--threads 1] [--quick]
 """
 
 from __future__ import annotations
@@ -8,13 +8,12 @@ from __future__ import annotations
 import argparse
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
+from record import Table, save
 from skipway import Chain, zoo
 from skipway.deploy import fold
-from timing import interleaved, machine, median_ms, ratio
+from timing import interleaved
 
 NETS = {
     "resnet18": (3, 224, 224), "cifar_resnet20": (3, 32, 32), "cifar_densenet40_12": (3, 32, 32),
@@ -34,52 +33,44 @@ def trained(name: str) -> Chain:
     return net
 
 
+def measure(table: Table, name: str, batch: int, budget: float) -> None:
+    """Add the rows of one net: in the ordinary layout, and images with their channels last too."""
+    net = trained(name)
+    shape = NETS.get(name, (3, 224, 224))
+    x = torch.randn(batch, *shape)
+    folded = fold(net, x)
+    report = folded.report
+    more = {
+        "plain": {"layers": str(report.before.layers), "differs by": ""},
+        "folded": {"layers": str(report.after.layers), "differs by": f"{report.differences[-1].relative:.0e}"},
+    }
+    layouts = {"": torch.contiguous_format} | ({", channels last": torch.channels_last} if len(shape) == 3 else {})
+    for label, layout in layouts.items():
+        given = x.contiguous(memory_format=layout)
+        pair = {"folded": folded.to(memory_format=layout), "plain": net.to(memory_format=layout)}
+        with torch.inference_mode():
+            ways = {key: lambda one=one, given=given: one(given) for key, one in pair.items()}
+            table.add(f"{name}{label}", interleaved(ways, budget=budget, seconds=0.05), more=more)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("nets", nargs="*", default=list(NETS), metavar="net", help=", ".join(NETS))
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--nets", default=",".join(NETS))
-    parser.add_argument("--budget", type=float, default=10.0, help="seconds for each net")
+    parser.add_argument("--budget", type=float, default=3.0, help="seconds to measure each net and layout")
     parser.add_argument("--threads", type=int, help="of torch; 1 where other programs share the machine")
+    parser.add_argument("--quick", action="store_true", help="two small nets, to see that all works")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-
-    table = Table(title=f"folded / unfolded, eager, batch {args.batch}: median (quartiles); below 1 is faster")
-    for column in ("net", "layers", "ms unfolded", "ms folded", "ratio", "channels last", "float32 difference"):
-        table.add_column(column, justify="left" if column == "net" else "right")
-    for name in args.nets.split(","):
-        net = trained(name)
-        shape = NETS.get(name, (3, 224, 224))
-        x = torch.randn(args.batch, *shape)
-        folded = fold(net, x)
-        ways = {"unfolded": (net, x), "folded": (folded, x)}
-        if len(shape) == 3:
-            last = {"memory_format": torch.channels_last}
-            ways |= {
-                "unfolded, last": (trained(name).to(**last), x.to(**last)),
-                "folded, last": (fold(net, check=False).to(**last), x.to(**last)),
-            }
-        with torch.inference_mode():
-            found = interleaved(
-                {key: lambda one=one, x=x: one(x) for key, (one, x) in ways.items()}, budget=args.budget, seconds=0.05
-            )
-        report = folded.report
-        table.add_row(
-            name,
-            f"{report.before.layers} -> {report.after.layers}",
-            f"{median_ms(found['unfolded']):.2f}",
-            f"{median_ms(found['folded']):.2f}",
-            _shown(*ratio(found, "folded", "unfolded")),
-            _shown(*ratio(found, "folded, last", "unfolded, last")) if "folded, last" in found else "",
-            f"{report.differences[-1].relative:.1e}",
-        )
-    console = Console(width=130)
-    console.print(table)
-    console.print(machine())
-
-
-def _shown(middle: float, low: float, high: float) -> str:
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+    table = Table("fold", f"A folded net, batch {args.batch}, eager PyTorch", ours="folded", quick=args.quick)
+    table.notes.append(
+        f"{torch.get_num_threads()} threads. The difference is that of float32 outputs, relative to the largest; in "
+        f"float64 folding is exact to rounding, which is checked each time."
+    )
+    for name in ["cifar_resnet20", "tabular_resnet"] if args.quick else args.nets:
+        measure(table, name, args.batch, 0.5 if args.quick else args.budget)
+    save(table)
 
 
 if __name__ == "__main__":
