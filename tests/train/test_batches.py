@@ -1,3 +1,6 @@
+import contextlib
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from skipway.errors import DataError
 from skipway.train import to_channels_last
-from skipway.train.batches import LoaderSource, TensorSource, to_channels_first
+from skipway.train.batches import LoaderSource, TensorSource, moved_ahead, to_channels_first
 
 CPU = torch.device("cpu")
 
@@ -107,6 +110,67 @@ def test_the_order_takes_nothing_from_the_global_generator() -> None:
 def test_a_loader_of_other_things_is_refused(rows: list[object], said: str) -> None:
     with pytest.raises(DataError, match=said):
         list(LoaderSource(DataLoader(rows, batch_size=1), "train"))  # type: ignore[arg-type]
+
+
+class Noted:
+    """A tensor on a machine without a GPU, and the streams around it: they write down what is asked of them."""
+
+    def __init__(self, name: str, log: list[str], device: str = "cpu") -> None:
+        self.name, self.log, self.device = name, log, torch.device(device)
+
+    def is_pinned(self) -> bool:
+        return self.name.startswith("pinned")
+
+    def pin_memory(self) -> "Noted":
+        return Noted(f"pinned {self.name}", self.log)
+
+    def to(self, device: torch.device, non_blocking: bool) -> "Noted":
+        assert non_blocking
+        self.log.append(f"copy {self.name}")
+        return Noted(self.name, self.log, "cuda")
+
+    def record_stream(self, stream: object) -> None:
+        self.log.append(f"keep {self.name}")
+
+
+def test_a_copy_is_begun_before_the_batch_before_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+    events = iter(range(9))
+    side = SimpleNamespace(record_event=lambda: f"event {next(events)}")
+    main = SimpleNamespace(wait_event=lambda event: log.append(f"wait {event}"))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: side)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: main)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    pairs = [(Noted("x0", log), Noted("y0", log)), (Noted("pinned x1", log), Noted("y1", log))]
+    pairs.append((Noted("x2", log, "cuda"), Noted("y2", log, "cuda")))
+    for x, _ in moved_ahead(iter(pairs), torch.device("cuda")):  # type: ignore[arg-type]
+        log.append(f"use {x.name}")  # type: ignore[attr-defined]
+        assert x.device.type == "cuda"
+    assert log == [
+        *("copy pinned x0", "copy pinned y0", "copy pinned x1", "copy pinned y1"),
+        *("wait event 0", "keep pinned x0", "keep pinned y0", "use pinned x0"),
+        *("wait event 1", "keep pinned x1", "keep pinned y1", "use pinned x1"),
+        "use x2",
+    ]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("loader", [False, True])
+def test_batches_reach_a_gpu_whole(loader: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skipway.train.batches._WHOLE_BYTES", 0)
+    x, y = torch.rand(1000, 1, 32, 32), torch.arange(1000)
+    pairs = DataLoader(TensorDataset(x, y), batch_size=64, shuffle=True)
+    source: TensorSource | LoaderSource = LoaderSource(pairs, "train") if loader else TensorSource(x, y, 64)
+    if isinstance(source, TensorSource):
+        source.shuffle(0)
+    source.to(torch.device("cuda"), pixels=True)
+    seen = []
+    for bx, by in source:
+        assert bx.stride() == (1024, 1, 32, 1)
+        torch.mm(torch.rand(2000, 2000, device="cuda"), torch.rand(2000, 2000, device="cuda"))
+        seen.append(by)
+        assert torch.equal(bx.cpu(), x[by.cpu()])
+    assert torch.equal(torch.cat(seen).sort().values.cpu(), y)
 
 
 def test_a_loader_that_drops_everything_says_so() -> None:

@@ -45,6 +45,44 @@ def to_channels_first(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format).view(x.shape)
 
 
+def moved_ahead(pairs: Iterator[Pair], device: torch.device) -> Iterator[Pair]:
+    """The same batches on ``device``; on a GPU each is copied while the one before it is computed with.
+
+    >>> [len(x) for x, _ in moved_ahead(iter([(torch.zeros(2), torch.zeros(2))]), torch.device("cpu"))]
+    [2]
+    """
+    if device.type != "cuda":
+        for x, y in pairs:
+            yield (x, y) if x.device == y.device == device else (x.to(device), y.to(device))
+        return
+    stream, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    held: tuple[Pair, Any] | None = None
+    for pair in pairs:
+        copied = None
+        if any(t.device.type == "cpu" for t in pair):
+            with torch.cuda.stream(stream):
+                # only a copy from pinned memory runs beside the rest
+                pair = tuple(  # type: ignore[assignment]
+                    (t if t.device.type != "cpu" or t.is_pinned() else t.pin_memory()).to(device, non_blocking=True)
+                    for t in pair
+                )
+                copied = stream.record_event()
+        if held is not None:
+            yield _arrived(*held, current)
+        held = pair, copied
+    if held is not None:
+        yield _arrived(*held, current)
+
+
+def _arrived(pair: Pair, copied: Any, current: Any) -> Pair:
+    """Make what is computed next wait for the copy, and the memory of the copy stay until that has read it."""
+    if copied is not None:
+        current.wait_event(copied)
+        for t in pair:
+            t.record_stream(current)
+    return pair
+
+
 class TensorSource:
     """Batches cut out of two tensors by index: no loader and no work per sample.
 
@@ -99,6 +137,9 @@ class TensorSource:
         return len(self._cuts()) - 1
 
     def __iter__(self) -> Iterator[Pair]:
+        return moved_ahead(self._batches(), self.device)
+
+    def _batches(self) -> Iterator[Pair]:
         order = None
         if self.generator is not None:
             order = torch.randperm(len(self.x), generator=self.generator).to(self.x.device)
@@ -109,7 +150,7 @@ class TensorSource:
             else:
                 index = order[start:end]
                 x, y = self._rows(index), self.y.index_select(0, index)
-            yield x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+            yield x, y
 
     def states(self) -> dict[str, torch.Generator]:
         """The random generators behind the order of the data."""
@@ -165,7 +206,7 @@ class LoaderSource:
         return x, y
 
     def _moved(self, pair: Pair) -> Pair:
-        x, y = (t.to(self.device, non_blocking=True) for t in pair)
+        x, y = (t.to(self.device) for t in pair)
         return (to_channels_last(x) if self._pixels else x), y
 
     def __len__(self) -> int:
@@ -184,6 +225,10 @@ class LoaderSource:
             yield self._pair(batch)
 
     def __iter__(self) -> Iterator[Pair]:
+        for x, y in moved_ahead(self._joined(), self.device):
+            yield (to_channels_last(x) if self._pixels else x), y
+
+    def _joined(self) -> Iterator[Pair]:
         held: Pair | None = None
         for number, (x, y) in enumerate(self._raw()):
             if self.classes is not None and y.device.type == "cpu" and is_labels(y):
@@ -193,13 +238,13 @@ class LoaderSource:
             elif len(x) == 1 and len(held[0]) > 1:
                 held = (torch.cat([held[0], x]), torch.cat([held[1], y]))
             else:
-                yield self._moved(held)
+                yield held
                 held = (x, y)
         if held is None:
             raise DataError(
                 f"{self._where}: the loader gave no batch; is drop_last=True and the data smaller than a batch?"
             )
-        yield self._moved(held)
+        yield held
 
     def states(self) -> dict[str, torch.Generator]:
         """The random generators behind the order of the data."""
