@@ -215,6 +215,20 @@ def test_frozen_parameters_get_no_gradient_and_the_others_theirs():
         assert (mine["d input"] is not None) == needs
 
 
+def test_channels_that_hardly_vary_get_the_gradients_they_should():
+    """Where the variance is far below eps, a quotient would leave nothing of dgamma: 0 for a constant channel."""
+    truth = block(layer(3, 4), layer(3), width=4, size=8, gammas=(1.0,))
+    net, plain = twins(copy.deepcopy(truth).float())
+    use_engines(truth, "off")
+    x = 1e-6 * torch.randn(4, 4, 8, 8, dtype=torch.float64)
+    x[:, 1] = 0.3
+    exact, mine, theirs = step(truth, x)[1], step(net, x.float())[1], step(plain, x.float())[1]
+    for name in ("d 0.0.weight", "d 0.0.bias", "d input"):
+        off, usual = (float((got[name] - exact[name]).norm() / exact[name].norm()) for got in (mine, theirs))
+        assert off <= 4 * usual + 1e-6, (name, off, usual)
+    assert mine["d 0.0.weight"][1] == theirs["d 0.0.weight"][1] == 0
+
+
 @pytest.mark.parametrize("bottleneck", [False, True])
 def test_memory_is_linear_in_depth(bottleneck):
     """What is kept for the backward, to the byte; the generated code keeps every concatenation."""

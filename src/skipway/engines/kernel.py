@@ -9,7 +9,7 @@ normalise it afterwards. With ``z = a * x + b`` for a batch norm and its affine 
   layer; what the others weigh is summed a channel over all layers and applied once, when the channel is complete.
 - ``sum(dh * h) == sum(W * dW)`` a channel of ``h``, since both contract the same three things; and
   ``sum(dh * h) == sum(dz * z) == gamma * dgamma + beta * dbeta``. So ``dgamma`` follows from ``dW``. It is divided by
-  gamma: where that is small beside beta or 1, the sum is formed instead.
+  gamma: where that is small beside beta or 1, or a channel hardly varies, the sum is formed instead.
 - ``h`` costs less to make again than to read back, so it is never stored.
 """
 
@@ -24,8 +24,8 @@ from torch import Tensor
 #: what a tile of normalised features may take: so that they are still in a cache when they are read again
 TILE_BYTES = 1 << 21
 
-#: dgamma is a quotient by gamma only where that loses less than a digit and a bit
-SMALL_GAMMA = 1 / 16
+#: dgamma is a quotient by gamma only where that loses less than a digit: gamma is not small beside beta
+SMALL_GAMMA = 1 / 4
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,14 @@ class Norm:
     """``1 / sqrt(var + eps)``"""
     a: Tensor
     b: Tensor
+    lively: Tensor
+    """whether the variance of a channel is not small beside eps, so that ``xhat`` is of the size of 1"""
 
     @classmethod
     def of(cls, gamma: Tensor, beta: Tensor, mean: Tensor, var: Tensor, eps: float) -> Norm:
         rate = (var + eps).rsqrt()
         a = gamma * rate
-        return cls(gamma, beta, mean, rate, a, beta - mean * a)
+        return cls(gamma, beta, mean, rate, a, beta - mean * a, var >= eps)
 
     def relu(self, x: Tensor, out: Tensor) -> Tensor:
         """``relu(a * x + b)``. Shapes: ``(rows, C)`` all."""
@@ -52,8 +54,8 @@ class Norm:
 
     @property
     def divides(self) -> bool:
-        """Whether no gamma is too small to divide by."""
-        return bool((self.gamma.abs() >= SMALL_GAMMA * (1 + self.beta.abs())).all())
+        """Whether dgamma is the size of its parts in all channels, and no gamma is too small to divide by."""
+        return bool((self.lively & (self.gamma.abs() >= SMALL_GAMMA * (1 + self.beta.abs()))).all())
 
     def quotient(self, contracted: Tensor, dbeta: Tensor) -> Tensor:
         """dgamma from ``sum(W * dW)``, a channel each."""
@@ -242,10 +244,11 @@ class Block:
     ) -> tuple[Tensor | None, list[Weights]]:
         """The gradients of the input, ``(N, C, H, W)`` channels last, and of the parameters of every layer.
 
-        ``grad`` is that of all features, ``mean`` and ``var`` the statistics of the features, ``kept`` the bottlenecks
-        or nothing, ``moments`` their statistics. Without ``to_input`` the input gets no gradient.
+        ``grad`` is that of all features, channels last, and is overwritten; ``mean`` and ``var`` are the statistics of
+        the features, ``kept`` the bottlenecks or nothing, ``moments`` their statistics. Without ``to_input`` the input
+        gets no gradient.
         """
-        g = self._as_rows(grad.clone(memory_format=torch.channels_last))
+        g = self._as_rows(grad)
         # what the statistics of a channel make of it, summed over the layers that read it
         late = Late(mean, torch.zeros_like(mean), torch.zeros_like(mean))
         found = []

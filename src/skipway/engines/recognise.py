@@ -75,9 +75,7 @@ def _joins(edge: Edge) -> bool:
 def _closed(graph: Graph, start: int, end: int) -> bool:
     """Whether no value inside is read from outside."""
     inside = graph.nodes[start + 1 : end + 1]
-    return all(
-        e.end <= end or (node.index == end and e.shortcut.tap == "state") for node in inside for e in node.leaves
-    )
+    return all(e.end <= end or (node.index == end and e.tap == "state") for node in inside for e in node.leaves)
 
 
 # -- the layers of a segment -------------------------------------------------------------------------------------------
@@ -149,7 +147,7 @@ def read(module: nn.Module) -> Layer | str:
 def _norm(module: nn.Module) -> str:
     if type(module) not in (BatchNorm, nn.BatchNorm2d):
         return f"has a {_type(module)} where a batch norm would be"
-    return "" if module.affine else "its batch norm has no gamma and beta"
+    return "its batch norm has no gamma and beta" if module.weight is None or module.bias is None else ""
 
 
 def _relu(module: nn.Module) -> str:
@@ -165,8 +163,10 @@ def _conv(module: nn.Module) -> str:
         return "its convolution has an activation"
     if module.groups != 1 or module.stride != (1, 1):
         return f"its convolution has stride={module.stride} and groups={module.groups}"
-    if module.padding_mode != "zeros" or isinstance(module.padding, str):
+    if module.padding_mode != "zeros" or not isinstance(module.padding, tuple):
         return f"its convolution has padding={module.padding!r} and padding_mode={module.padding_mode!r}"
+    if not isinstance(module.dilation, tuple) or not isinstance(module.kernel_size, tuple):
+        return f"its convolution has kernel_size={module.kernel_size!r} and dilation={module.dilation!r}"
     return ""
 
 

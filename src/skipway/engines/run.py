@@ -181,7 +181,7 @@ def _count(layers: list[Layer], rows: int, mean: Tensor, var: Tensor, narrows: l
         seen = [(mean[:c], var[:c]), *(next(narrow) for _ in layer.stages[1:])]
         for stage, (of, spread) in zip(layer.stages, seen, strict=True):
             norm = stage.norm
-            if not norm.track_running_stats or norm.running_mean is None or norm.running_var is None:
+            if not norm.track_running_stats:
                 continue
             share = norm.momentum
             if norm.num_batches_tracked is not None:
@@ -189,6 +189,8 @@ def _count(layers: list[Layer], rows: int, mean: Tensor, var: Tensor, narrows: l
                 if share is None:
                     share = 1.0 / float(norm.num_batches_tracked)
             share = 0.0 if share is None else share
+            if norm.running_mean is None or norm.running_var is None:
+                continue
             norm.running_mean.mul_(1 - share).add_(of, alpha=share)
             norm.running_var.mul_(1 - share).add_(spread, alpha=share * unbiased)
 
