@@ -127,3 +127,11 @@ def test_the_verdict_follows_from_the_numbers(first, said):
 def test_what_cannot_be_studied_is_told(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+def test_a_line_through_the_origin_tells_nothing_of_a_net_without_biases():
+    found = shatter(lambda: Chain(Dense(5, 9, relu, bias=False), Dense(9, 1, bias=False)), seeds=2, progress=False)
+    assert len(set(found.gradients)) == 2
+    assert "has 2 values only" in found.verdict()
+    with_biases = shatter(lambda: Chain(Dense(1, 50, relu), Dense(50, 1)), seeds=2, progress=False)
+    assert "values only" not in with_biases.verdict()

@@ -179,6 +179,8 @@ class Comparison(Result):
             axes.set_xlabel("epoch")
             axes.set_ylabel(title)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            longest = max((len(run.history) for run in self.runs), default=0)
+            axes.set_xlim(0.5, max(1, longest) + 0.5)
             axes.grid(alpha=0.3)
             if column == "train_loss" and axes.lines:
                 axes.set_yscale("log")

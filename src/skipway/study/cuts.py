@@ -30,6 +30,10 @@ class Change(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
+#: places that a plot names one by one, at most
+_NAMED = 24
+
+
 @dataclass(frozen=True)
 class Cut:
     """One lesion: what was cut, and what the net then did.
@@ -118,6 +122,15 @@ class Lesion(Result):
             f"{_percent(worst.accuracy)} at worst ({worst.what[0]}); {counted}."
         )
 
+    def _names(self) -> list[str]:
+        """The shortcuts that are cut, or at which a branch is cut, in the order of the net."""
+        known = {part: [cut.what[0].partition(" ")[2] for cut in self.of(part)] for part in PARTS}
+        return known["shortcut"] or known["branch"]
+
+    def _place(self, cut: Cut) -> int:
+        name = cut.what[0].partition(" ")[2]
+        return self._names().index(name) if name in self._names() else 0
+
     def _done(self, part: str) -> str:
         if isinstance(self.how, str):
             return f"With one {part} shuffled"
@@ -150,24 +163,41 @@ class Lesion(Result):
         from matplotlib.ticker import MaxNLocator
 
         panels = ["loss"] + ["accuracy"] * (self.accuracy is not None)
-        figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
+        named = max((len(self.of(part)) for part in PARTS), default=0) <= _NAMED
+        figure = Figure(figsize=(5 * len(panels), 5 if named else 4), layout="constrained")
         for place, which in enumerate(panels, start=1):
             axes = figure.add_subplot(1, len(panels), place)
-            for part, colour in zip(PARTS, COLOURS, strict=False):
-                changes = [getattr(cut, f"{which}_change") for cut in self.of(part)]
+            for part, colour, mark, aside in zip(PARTS, COLOURS, "os", (-0.1, 0.1), strict=False):
+                cuts = self.of(part)
+                changes = [getattr(cut, f"{which}_change") for cut in cuts]
                 if changes:
                     off = [[c.mean - c.low for c in changes], [c.high - c.mean for c in changes]]
+                    # a branch that meets several shortcuts is cut once: it lies at the first of them
+                    at = [self._place(cut) + aside for cut in cuts]
                     axes.errorbar(
-                        range(len(changes)), [c.mean for c in changes], yerr=[[max(0.0, v) for v in s] for s in off],
-                        color=colour, fmt="o", markersize=4, linewidth=1, label=self._done(part),
+                        at, [c.mean for c in changes], yerr=[[max(0.0, v) for v in s] for s in off],
+                        color=colour, fmt=mark, markersize=4, linewidth=1, label=self._done(part),
                     )  # fmt: skip
             axes.axhline(0, color=GREYS[0], linewidth=1, linestyle=":")
-            axes.set(xlabel="which, in the order of the net", title=f"change in {which}")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.legend()
+            axes.set(title=f"change in {which}")
+            if named:
+                axes.set_xticks(range(len(self._names())), [_brief(n) for n in self._names()], rotation=60, ha="right")
+            else:
+                axes.set_xlabel("which, in the order of the net")
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.grid(alpha=0.3)
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        if handles:
+            figure.legend(handles, labels, loc="outside lower center", ncols=2)
         if path is not None:
             figure.savefig(path, dpi=150)
         return figure
+
+
+def _brief(name: str) -> str:
+    """A name for an axis: a shortcut around a whole chain is called as the chain."""
+    name = name.removesuffix(".input->output")
+    return name if len(name) <= 24 else f"...{name[-21:]}"
 
 
 def _percent(share: float | None) -> str:

@@ -45,8 +45,7 @@ def places(net: Chain) -> list[Place]:
             shortcut = edge.shortcut
             place.branch = place.branch and shortcut.scale != 0
             if shortcut.path_scale != 0:
-                tapped = shortcut.tap == "branch" and edge.start > 0
-                place.shortcuts.append((edge.start, tapped, edge.connection.path))
+                place.shortcuts.append((edge.start, edge.tap == "branch", edge.connection.path))
         found.append(place)
     return found
 

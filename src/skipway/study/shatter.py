@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+#: values of a gradient that are too few to be called smooth or noise
+_FEW = 3
+
+
 @dataclass(frozen=True, repr=False)
 class Shatter(Result):
     """What :func:`shatter` measured: how alike gradients are at points so many steps apart.
@@ -60,6 +64,13 @@ class Shatter(Result):
         said = f"the autocorrelation at neighbouring points ({step:.2g} apart) is {first:.2f}"
         if not math.isfinite(first):
             return "The gradient is not finite, or the same everywhere: there is nothing to correlate."
+        top = max(map(abs, self.gradients), default=0.0)
+        distinct = len({round(value / top, 9) for value in self.gradients}) if top else 0
+        if 0 < distinct <= _FEW:
+            return (
+                f"Along this line the gradient has {distinct} values only: without biases or norms a relu net is "
+                f"linear on either side of zero, which tells nothing of shattering."
+            )
         # the mean of the points that is taken away costs 1 / points
         if abs(first + 1 / self.points) <= 1.5 * self.noise:
             return f"Gradients are shattered: {said}, as of white noise."

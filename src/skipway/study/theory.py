@@ -224,7 +224,7 @@ class MeanField:
             raise Unknown(f"a shortcut that merges by {getattr(merge, 'word', type(merge).__name__)}")
         if connection.drop is not None:
             raise Unknown("a branch that is dropped at random")
-        start = (self.branches if edge.shortcut.tap == "branch" and edge.start else self.states)[edge.start]
+        start = (self.branches if edge.tap == "branch" else self.states)[edge.start]
         way: list[Gain] = []
         brought = start if connection.path is None else self._path(connection.path, start, way)
         half = 0.5 if isinstance(merge, Mean) else 1.0
@@ -286,7 +286,7 @@ class MeanField:
             for edge in reversed(node.edges):
                 ours, theirs, way = self.factors[edge]
                 value = back(value, self.acts[edge])
-                tapped = branches if edge.shortcut.tap == "branch" and edge.start else states
+                tapped = branches if edge.tap == "branch" else states
                 law = self.gates.get(edge)
                 if law is not None:
                     _add(tapped[edge.start], back(back(value, [law.turn]), way), theirs)

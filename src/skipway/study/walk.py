@@ -64,14 +64,14 @@ class Walk:
         for node in self.graph.nodes:
             if node.layer is not None:
                 x = node.layer(_own(x, node.layer))
-            if any(edge.shortcut.tap == "branch" for edge in node.leaves):
+            if any(edge.tap == "branch" for edge in node.leaves):
                 branches[node.index] = x
             for edges in node.meetings:
                 head = edges[0].connection
                 branch = head.branch(x)
                 brought = []
                 for edge in edges:
-                    tapped = branches if edge.shortcut.tap == "branch" and edge.start else states
+                    tapped = branches if edge.tap == "branch" else states
                     brought.append(edge.connection.bring(tapped[edge.start]))
                 if meet is not None:
                     branch, brought = meet(node, edges, branch, brought)
