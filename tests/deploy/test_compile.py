@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -377,3 +379,18 @@ def test_the_compiler(net):
     for n in (1, 2):  # the second is compiled anew
         other = torch.randn(n, 1, 8, 8)
         assert torch.allclose(fast(other), net(other), rtol=1e-4, atol=1e-5)
+
+
+def test_the_page_on_inference_runs(monkeypatch, tmp_path, capsys):
+    monkeypatch.delitem(ENGINES, "compile")
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text()
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(block, names)
+    assert (tmp_path / "net.pt").exists()
+    assert names["y"].shape[0] == 3
+    printed = capsys.readouterr().out
+    assert "compiled for" in printed
+    assert "largest difference" in printed
+    assert all(f"`{name}`" in page for name in names["compile"].__globals__["ENGINES"])
