@@ -138,6 +138,83 @@ def test_data_parallel_of_one_process(make, x4, tmp_path):
         dist.destroy_process_group()
 
 
+@pytest.mark.parametrize("make", [opened, nested])  # torch shards no parameter that is a single number
+def test_fully_sharded(make, x4, tmp_path):
+    from torch.distributed.fsdp import fully_shard
+
+    net = make()
+    plain = copy.deepcopy(net)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+        mesh = dist.device_mesh.init_device_mesh("cpu", (1,))
+        try:
+            fully_shard(net[1], mesh=mesh)
+            fully_shard(net, mesh=mesh)
+            optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+            for _ in range(2):  # parameters are put together for each forward, and taken apart after it
+                out = net(x4)
+                assert torch.allclose(out, plain(x4), atol=1e-6)
+                out.square().sum().backward()
+                plain.zero_grad()
+                plain(x4).square().sum().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                with torch.no_grad():
+                    for p in plain.parameters():
+                        p -= 0.1 * p.grad
+            state = {name: p.full_tensor() for name, p in net.state_dict().items()}
+            assert all(torch.allclose(p, state[name], atol=1e-6) for name, p in plain.state_dict().items())
+        finally:
+            dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("make", [opened, nested])
+def test_parameters_that_are_there_only_during_a_forward(make, x4):
+    """As sharded training had it: all weights as views of one flat parameter, put in before a forward, gone after."""
+    net = make()
+    plain = copy.deepcopy(net)
+    held = [(m, name, p.shape) for m in net.modules() for name, p in m._parameters.items() if p is not None]
+    flat_parameter = nn.Parameter(torch.cat([m._parameters[name].detach().flatten() for m, name, _ in held]))
+
+    def put_in(module, args):
+        sizes = [shape.numel() for _, _, shape in held]
+        for (owner, name, shape), part in zip(held, flat_parameter.split(sizes), strict=True):
+            owner._parameters.pop(name, None)
+            setattr(owner, name, part.view(shape))
+
+    def take_out(module, args, out):
+        for owner, name, _ in held:
+            delattr(owner, name)
+
+    for owner, name, _ in held:
+        owner._parameters.pop(name)
+    net.register_forward_pre_hook(put_in)
+    net.register_forward_hook(take_out)
+    out = net(x4)
+    assert torch.equal(out, plain(x4))
+    out.square().sum().backward()
+    plain(x4).square().sum().backward()
+    gradients = [p.grad.flatten() for m in plain.modules() for p in m._parameters.values() if p is not None]
+    assert torch.allclose(flat_parameter.grad, torch.cat(gradients), atol=1e-6)
+
+
+@NETS
+def test_conversions_that_swap_tensors(make, x4):
+    net = make()
+    with torch.no_grad():  # tensors that a graph holds cannot be swapped
+        expected = net(x4)
+    parameters = list(net.parameters())
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        net.to(torch.float64)
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(before)
+    assert all(p is q for p, q in zip(net.parameters(), parameters, strict=True))
+    assert torch.allclose(net(x4.double()).float(), expected, atol=1e-5)
+
+
 def test_averaged_models_copy_a_chain(x4):
     net = flat()
     average = torch.optim.swa_utils.AveragedModel(net)
