@@ -151,7 +151,7 @@ def machine() -> dict[str, Any]:
     cpu = " ".join([cpu, *([f"({', '.join(vectors)})"] if vectors else [])])
     return {
         "cpu": cpu, "cores": os.cpu_count(), "memory_gb": round(memory / 2**30), "system": system,
-        "python": platform.python_version(),
+        "python": platform.python_version(), "threads": int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1),
     }  # fmt: skip
 
 
@@ -293,12 +293,18 @@ def show(table: Table) -> None:
     console.print(escape(described(table)))
 
 
+def computer(table: Table) -> str:
+    """The machine in words; threads where they are not as many as the cores."""
+    m = table.machine
+    cores = f"{m['cores']} cores" + (f" ({m['threads']} threads used)" if m["threads"] != m["cores"] else "")
+    return f"{m['cpu']}, {cores}, {m['memory_gb']} GB of memory, {m['system']}, Python {m['python']}"
+
+
 def described(table: Table) -> str:
     """One line on where the figures come from."""
-    m = table.machine
     libraries = ", ".join(f"{name} {version}" for name, version in table.versions.items())
     parts = [
-        f"{m['cpu']}, {m['cores']} cores, {m['memory_gb']} GB, {m['system']}, Python {m['python']}", libraries,
+        computer(table), libraries,
         table.date + (f", commit {table.commit}" if table.commit else ""), f"`{table.command}`",
     ]  # fmt: skip
     return "; ".join(part for part in parts if part)

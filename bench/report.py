@@ -11,7 +11,7 @@ from pathlib import Path
 
 from parts import HEAD, PARTS, Part
 from plot import svg
-from record import RESULTS, ROOT, Row, Table, cells, load, number
+from record import RESULTS, ROOT, Row, Table, cells, computer, load, number
 
 #: a ratio below this is a loss to be told of even where no goal was set: closer ones are noise
 LOST = 0.95
@@ -107,10 +107,7 @@ def verdict(tables: Sequence[Table]) -> list[str]:
 def origin(tables: Sequence[Table]) -> list[str]:
     """The machines and the versions, each once."""
     lines = ["## Where the figures come from", ""]
-    machines = dict.fromkeys(
-        f"{m['cpu']}, {m['cores']} cores, {m['memory_gb']} GB of memory, {m['system']}, Python {m['python']}"
-        for m in (table.machine for table in tables)
-    )
+    machines = dict.fromkeys(computer(table) for table in tables)
     lines += [f"- {machine}" for machine in machines]
     seen = dict.fromkeys(", ".join(f"{name} {version}" for name, version in table.versions.items()) for table in tables)
     lines += [f"- {text}" for text in seen if text]

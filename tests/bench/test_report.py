@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-M = {"cpu": "a processor", "cores": 2, "memory_gb": 4, "system": "Linux", "python": "3.11.7"}
+M = {"cpu": "a processor", "cores": 2, "memory_gb": 4, "system": "Linux", "python": "3.11.7", "threads": 2}
 
 
 def made(name, title, ratios, goal=None, **more):
