@@ -42,9 +42,9 @@ class Job:
 JOBS = (
     Job("overhead", "overhead.py", 110, 20),
     Job("build", "build.py", 30, 20),
-    Job("training-cnn", "training.py cnn", 240, 50),
+    Job("training-cnn", "training.py cnn", 280, 50),
     Job("training-mlp", "training.py mlp", 110, 40),
-    Job("training-allocator", "training.py allocator", 150, 40),
+    Job("training-allocator", "training.py allocator", 130, 40),
     Job("training-precision", "training.py precision", 80, 30),
     Job("dense", "dense.py", 270, 60),
     Job("dense-contiguous", "dense.py --contiguous --depths 40", 60, 60),
