@@ -57,7 +57,7 @@ class DenseBlock(torch.autograd.Function):
         dx, found = block.backward(g, mean, var, kept, moments, wanted[0])
         grads = [getattr(layer, name) for layer in found for name in FIELDS]
         shaped = [
-            g.view_as(w) if w is not None and g is not None and need else None
+            g.reshape(w.shape) if w is not None and g is not None and need else None
             for g, w, need in zip(grads, given, wanted[1:], strict=True)
         ]
         return None, None, None, dx, *shaped

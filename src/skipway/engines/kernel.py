@@ -208,7 +208,8 @@ class Block:
         """The 1x1 convolution of the normalised features, into ``u``; its statistics into ``moments``."""
         assert w.narrow is not None
         c, size = w.narrow.shape[1], self._row_tile(w.narrow.shape[1])
-        scratch, turned = self._new(size, c), w.narrow.t()
+        # with all three matrices row after row, the product is a sixth faster than with one of them turned
+        scratch, turned = self._new(size, c), w.narrow.t().contiguous()
         for start, n in tiles(self.rows, size):
             h = norm.relu(self.x[start : start + n, :c], scratch[:n])
             part = u[start : start + n]
@@ -325,7 +326,7 @@ class Block:
         sums = NormSums(norm)
         bias = None if w.narrow_bias is None else Sums()
         h, dh, du = self._new(size, c), self._new(size, c), self._new(size, width)
-        dw = torch.zeros_like(w.narrow)
+        dw = w.narrow.new_zeros(c, width)
         slope = -inner.a * inner.rate * got.gamma / self.rows
         base = -inner.a * got.beta / self.rows - inner.mean * slope
         for start, n in tiles(self.rows, size):
@@ -335,15 +336,22 @@ class Block:
             du_tile = torch.addcmul(base, u[at], slope, out=du[:n]).addcmul_(dz[at], inner.a)
             if bias is not None:
                 bias.add(du_tile)
-            dw.addmm_(du_tile.t(), h_tile)
+            dw.addmm_(h_tile.t(), du_tile)
             torch.mm(du_tile, w.narrow, out=dh_tile)
             torch.ops.aten.threshold_backward.grad_input(dh_tile, h_tile, 0, grad_input=dh_tile)
             sums.add(dh_tile, x)
             g[at, :c].addcmul_(dh_tile, norm.a)
-        dgamma, dbeta = sums.result((w.narrow.double() * dw.double()).sum(0))
+        dgamma, dbeta = sums.result((w.narrow.double().t() * dw.double()).sum(1))
         late.add(norm, dgamma, dbeta, self.rows)
         return Weights(
-            dgamma, dbeta, got.conv, got.conv_bias, dw, None if bias is None else bias.result(), got.gamma, got.beta
+            dgamma,
+            dbeta,
+            got.conv,
+            got.conv_bias,
+            dw.t().contiguous(),
+            None if bias is None else bias.result(),
+            got.gamma,
+            got.beta,
         )
 
 
