@@ -225,6 +225,21 @@ def test_nested_wirings_and_outer_ones_meet(x4):
     assert torch.equal(net(x4), torch.relu(b + s) + s + x4)
 
 
+@pytest.mark.parametrize("start", [0, "input"])
+def test_the_input_of_a_chain_has_no_branch(x4, start):
+    """Whether it is opened or not: what merged before it belongs to the chain around."""
+    relu = torch.relu
+
+    def net(*more: Shortcut) -> Chain:
+        inner = Chain(relu, lambda x: x + 1, wiring=[Shortcut(start, 2, tap="branch")])
+        return Chain(relu, relu, inner, relu, wiring=[Shortcut(0, 2), *more])
+
+    x = x4.abs() + 1
+    closed, opened = net(), net(Shortcut("2.0", 4, path_scale=0.0))
+    assert torch.equal(closed(x), opened(x))
+    assert torch.equal(closed(x), (2 * x + 1) + 2 * x)
+
+
 def test_an_opened_chain_still_works_by_itself(x4):
     inner = Chain(a=Dense(4, 4), b=Dense(4, 4), wiring=every(1))
     before = inner(x4)

@@ -125,7 +125,7 @@ class Program:
         if self.at is not None:
             last = max(self.at.values(), default=0)
         self._keep(nodes[first], last)
-        if first and any(e.shortcut.tap == "branch" for e in nodes[first].leaves):
+        if first and any(e.tap == "branch" for e in nodes[first].leaves):
             self._line(f"{self._var(nodes[first], 'branch')} = x")
         reached = first
         for node in nodes[first + 1 : last + 1]:
@@ -161,7 +161,7 @@ class Program:
             # a line of its own, so that what the layer read is free before the merge needs room
             self._line(f"x = {expression}")
             expression = "x"
-        if any(e.shortcut.tap == "branch" and e.end <= last for e in node.leaves):
+        if any(e.tap == "branch" and e.end <= last for e in node.leaves):
             if expression != "x":
                 self._line(f"x = {expression}")
                 expression = "x"
@@ -192,7 +192,7 @@ class Program:
     def _keep(self, node: Node, last: int) -> None:
         """Give a value a variable of its own if something reads it later."""
         wanted = self.at is not None and node.index in self.at.values()
-        if any(e.end <= last and not (e.shortcut.tap == "branch" and node.index) for e in node.leaves) or wanted:
+        if any(e.end <= last and e.tap == "state" for e in node.leaves) or wanted:
             # a later layer that works in place would change what was asked for
             overwritten = self.graph.overwritten
             copied = (
@@ -224,8 +224,7 @@ class Program:
         if found is None:
             found = self._readers[start.index] = {}
             for e in start.leaves:
-                tap = e.shortcut.tap if start.index else "state"
-                found[tap] = max(found.get(tap, 0), e.end)
+                found[e.tap] = max(found.get(e.tap, 0), e.end)
         return found
 
     # -- merges --------------------------------------------------------------------------------------------------------
@@ -262,7 +261,7 @@ class Program:
 
     def _brought(self, edge: Edge) -> str:
         start = self.graph.nodes[edge.start]
-        value = self._var(start, edge.shortcut.tap if start.index else "state")
+        value = self._var(start, edge.tap)
         c: Connection = edge.connection
         if c.path is not None:
             value = self._call(c.path, edge, "path", value)

@@ -17,7 +17,7 @@ from .gains import DropPath, Gain, as_drop, as_scale
 from .layer import is_tied
 from .merges import Merge, as_merge
 from .paths import Path, Route
-from .shortcut import End, Shortcut
+from .shortcut import End, Shortcut, Tap
 from .spine import Spine, adopt, unwrap
 from .value import Form
 from .wrap import is_leaf
@@ -33,6 +33,8 @@ class Edge:
     owner: Any
     where: str
     """Dotted name of the chain whose wiring it belongs to, ``""`` for the outermost."""
+    tap: Tap = "state"
+    """What it takes of its start; the input of a chain has no branch, also where that is a value of a chain around."""
 
     @property
     def name(self) -> str:
@@ -163,7 +165,8 @@ class Graph:
                     + ("a shortcut needs at least one layer between its ends" if start == end else "swap its ends")
                 )
                 continue
-            edge = Edge(shortcut, start, end, chain, prefix[:-1])
+            into = start == values[0] or str(shortcut.start).endswith(".input")
+            edge = Edge(shortcut, start, end, chain, prefix[:-1], "state" if into else shortcut.tap)
             self.nodes[end].edges.append(edge)
             self.nodes[start].leaves.append(edge)
 

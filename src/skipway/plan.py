@@ -228,7 +228,7 @@ class Plan(Graph):
 
     def tapped(self, edge: Edge) -> Value:
         """What a shortcut takes with it."""
-        held = self._arrivals if edge.shortcut.tap == "branch" and edge.start else self._values
+        held = self._arrivals if edge.tap == "branch" else self._values
         return held[edge.start]
 
     def blame(self, cause: BaseException | None) -> None:

@@ -16,6 +16,7 @@ from .paths import PATHS, Path, Route, as_path
 from .wrap import callable_code
 
 End = int | str
+Tap = Literal["state", "branch"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +72,7 @@ class Shortcut:
     scale: float | Gain | type[Gain] | nn.Module | None = None
     path_scale: float | Gain | type[Gain] | nn.Module | None = None
     drop: float | Drop | ShakeDrop = 0.0
-    tap: Literal["state", "branch"] = "state"
+    tap: Tap = "state"
     name: str = ""
     source: str = field(default="", repr=False, compare=False, kw_only=True)
 

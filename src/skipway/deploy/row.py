@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
@@ -18,7 +18,7 @@ from skipway.parallel import Parallel
 from skipway.plan import Plan, kept_layout
 from skipway.planned import Planned
 from skipway.probe import layout_of, run
-from skipway.shortcut import Shortcut
+from skipway.shortcut import Shortcut, Tap
 from skipway.value import Form, Value
 
 from .kernels import Linear
@@ -28,7 +28,6 @@ from .report import Notes
 #: the key of a layer in its chain: its name, or its position where it has none
 Key = str | int
 Place = tuple[Key, ...]
-Tap = Literal["state", "branch"]
 
 
 @dataclass(eq=False)
@@ -219,15 +218,14 @@ def _spread_chain(row: Row, chain: Any, value: Value, place: Place, name: str, n
     for meeting in (meeting for node in plan.nodes for meeting in node.meetings):
         group: list[Join] = []
         for edge in meeting:
-            tap: Tap = edge.shortcut.tap if edge.start else "state"
-            form = plan.nodes[edge.start].arrival if tap == "branch" else plan.nodes[edge.start].form
+            form = plan.nodes[edge.start].arrival if edge.tap == "branch" else plan.nodes[edge.start].form
             at = (*place, *map(as_key, edge.where.split("."))) if edge.where else place
             label = _dotted(name, f"{edge.where}.{edge.shortcut.label}" if edge.where else edge.shortcut.label)
             c = edge.connection
             path = [Step("input", form=form)] if c.path is None else row_of(c.path, form.value, notes, label)
             join = Join(
                 edge.shortcut, c, label, edge.owner, at, orders[id(edge.shortcut)], made[edge.start], made[edge.end],
-                tap, path, c.scale, c.path_scale, c.drop, as_merge(edge.shortcut.merge), c.act, group,
+                edge.tap, path, c.scale, c.path_scale, c.drop, as_merge(edge.shortcut.merge), c.act, group,
             )  # fmt: skip
             group.append(join)
             join.end.ends.append(join)

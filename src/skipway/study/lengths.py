@@ -8,6 +8,7 @@ the integer and can be read off. So the same few additions and shifts of integer
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -179,3 +180,29 @@ def length_of(part: Any, unit: Unit) -> int:
     if unit == "blocks" or not isinstance(part, nn.Module):
         return 0
     return sum(any(p is not None and p.dim() > 1 for p in module._parameters.values()) for module in part.modules())
+
+
+def between(known: Sequence[tuple[int, float]], length: int) -> float:
+    """The logarithm of a norm, on a line between those measured."""
+    below = [(k, norm) for k, norm in known if k <= length]
+    above = [(k, norm) for k, norm in known if k >= length]
+    (a, low), (b, high) = (below or above[:1])[-1], (above or below[-1:])[0]
+    if a == b or min(low, high) <= 0:
+        return log_of(low if a == length else min(low, high))
+    return log_of(low) + (length - a) / (b - a) * (log_of(high) - log_of(low))
+
+
+def log_of(value: float) -> float:
+    return math.log(value) if value > 0 else -math.inf
+
+
+def told(count: int) -> str:
+    """A count in full up to a million million, then with its power of ten.
+
+    >>> told(4096), told(2**300)
+    ('4,096', '2.04e+90')
+    """
+    if count < 10**12:
+        return f"{count:,}"
+    power = int(math.log10(count))
+    return f"{count // 10 ** (power - 6) / 10**6:.2f}e+{power}"
