@@ -18,7 +18,7 @@ from skipway.errors import ChainError, DataError
 from skipway.graph import Edge, Node
 from skipway.study.given import Bar, whole
 from skipway.study.kept import Kept, data_known, net_known
-from skipway.study.lengths import Place, Spread, Unit, length_of, places, places_of, spread
+from skipway.study.lengths import Place, Spread, Unit, between, length_of, log_of, places, places_of, spread, told
 from skipway.study.result import COLOURS, GREYS, Result, as_json
 from skipway.study.walk import Walk, fit_input, need_chain
 from skipway.train.guard import seed_random, untouched
@@ -97,7 +97,7 @@ class Paths(Result):
         """
         if not self.gradients:
             raise ChainError("the gradient along paths was not measured: give paths(net, data=(x, y))")
-        logs = [_log(count) + _between(self.gradients, k) for k, count in enumerate(self.counts)]
+        logs = [log_of(count) + between(self.gradients, k) for k, count in enumerate(self.counts)]
         top = max(logs)
         weights = [math.exp(value - top) if math.isfinite(top) else 0.0 for value in logs]
         return tuple(weight / sum(weights) if sum(weights) else 0.0 for weight in weights)
@@ -126,7 +126,20 @@ class Paths(Result):
     def table(self) -> str:
         """What is known of the lengths, and the distribution as bars of up to twenty lengths."""
         bars = self._bars()
-        return super().table() + ("\n\n" + "\n".join(bars) if bars else "")
+        return super().table() + ("\n\n" + "\n".join(bars) if bars else "") + f"\n\n{self.verdict()}"
+
+    def verdict(self) -> str:
+        """How many paths there are, how long they are and, with data, which carry the gradient; computed.
+
+        >>> Paths((1, 2, 1)).verdict()
+        '4 paths, 0 to 2 layers long, 1.0 on the mean.'
+        """
+        ends = f"{self.shortest} to {self.longest}" if self.shortest < self.longest else str(self.longest)
+        said = f"{told(self.total)} path{'s' * (self.total > 1)}, {ends} {self.unit} long"
+        said += f", {self.mean:.1f} on the mean" if self.total > 1 else ""
+        if self.gradients and self.total > 1:
+            said += f"; weighed by the gradient along them, {self.gradient_mean:.1f}"
+        return f"{said}."
 
     def _bars(self) -> list[str]:
         low, high = self.quantile(0.001), self.quantile(0.999)
@@ -362,32 +375,6 @@ def _only(way: dict[int, int]) -> Any:
         return branch.detach() if chosen in edges else branch, brought
 
     return meet
-
-
-def _between(known: Sequence[tuple[int, float]], length: int) -> float:
-    """The logarithm of a norm, on a line between those measured."""
-    below = [(k, norm) for k, norm in known if k <= length]
-    above = [(k, norm) for k, norm in known if k >= length]
-    (a, low), (b, high) = (below or above[:1])[-1], (above or below[-1:])[0]
-    if a == b or min(low, high) <= 0:
-        return _log(low if a == length else min(low, high))
-    return _log(low) + (length - a) / (b - a) * (_log(high) - _log(low))
-
-
-def _log(value: float) -> float:
-    return math.log(value) if value > 0 else -math.inf
-
-
-def told(count: int) -> str:
-    """A count in full up to a million million, then with its power of ten.
-
-    >>> told(4096), told(2**300)
-    ('4,096', '2.04e+90')
-    """
-    if count < 10**12:
-        return f"{count:,}"
-    power = int(math.log10(count))
-    return f"{count // 10 ** (power - 6) / 10**6:.2f}e+{power}"
 
 
 __all__ = ["Paths", "paths"]
