@@ -188,3 +188,17 @@ def test_text_as_labels_inside_a_whole_number_net(quick: Fit) -> None:
     assert len(quick(net, (x, Y), batch=4)) == 2
     with pytest.raises(DataError, match=r"cannot take one row|whole numbers"):
         quick(net, (x + 20, Y), batch=4)
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "said"),
+    [(print, r"not a list"), (None, r"NoneType, not a list"), ([print, 3], r"callbacks\[1\] is a int.*on_step")],
+)
+def test_callbacks_that_could_not_be_called(callbacks: Any, said: str) -> None:
+    with pytest.raises(TrainError, match=said):
+        fit(nn.Linear(4, 3), (torch.rand(6, 4), torch.arange(6) % 3), epochs=1, batch=3, lr=0.1, callbacks=callbacks)
+
+
+def test_a_run_folder_that_is_no_name() -> None:
+    with pytest.raises(TrainError, match="run is a int"):
+        fit(nn.Linear(4, 3), (torch.rand(6, 4), torch.arange(6) % 3), epochs=1, batch=3, lr=0.1, run=3)  # type: ignore[arg-type]

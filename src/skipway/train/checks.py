@@ -61,6 +61,23 @@ def check_options(epochs: Any, batch: Any, lr: Any, precision: str, seed: Any) -
         raise TrainError(f"precision={precision!r} is not known: {nearest(str(precision), PRECISIONS)}")
 
 
+def check_callbacks(callbacks: Any) -> None:
+    """Raise ``TrainError`` unless ``callbacks`` is a list of what ``fit`` can call.
+
+    >>> check_callbacks(print)
+    Traceback (most recent call last):
+    skipway.errors.TrainError: callbacks is a builtin_function_or_method, not a list: write callbacks=[...]
+    """
+    if not isinstance(callbacks, (list, tuple)):
+        raise TrainError(f"callbacks is a {type(callbacks).__name__}, not a list: write callbacks=[...]")
+    for place, one in enumerate(callbacks):
+        if not callable(one) and not callable(getattr(one, "on_step", None)):
+            raise TrainError(
+                f"callbacks[{place}] is a {type(one).__name__}, which would never be called: give a function of the "
+                f"State, or an object with a method on_step(state)"
+            )
+
+
 def check_net(net: Any) -> None:
     """Raise ``TrainError`` unless ``net`` is a module with something finite to train.
 

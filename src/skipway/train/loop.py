@@ -17,7 +17,7 @@ from skipway.errors import TrainError
 from skipway.train.allocator import check_allocator, set_allocator
 from skipway.train.batches import LoaderSource, Source, source_of
 from skipway.train.checkpoint import Tensors, load_net, load_optimizer, pack_net, pack_optimizer, part
-from skipway.train.checks import check_fit, check_net, check_options, choose_device, try_forward
+from skipway.train.checks import check_callbacks, check_fit, check_net, check_options, choose_device, try_forward
 from skipway.train.compiled import Compiled, check_compiler
 from skipway.train.guard import Guard, random_states, seed_random, set_random_states
 from skipway.train.history import History
@@ -162,6 +162,9 @@ def fit(
     if not isinstance(compile, bool):
         raise TrainError(f"compile must be True or False, not {compile!r}")
     check_allocator(allocator)
+    check_callbacks(callbacks)
+    if run is not None and not isinstance(run, (str, Path)):
+        raise TrainError(f"run is a {type(run).__name__}, not the name of a folder")
     check_net(net)
     if resume and run is None:
         raise TrainError("resume=True goes on with the run in a folder: give run=")
