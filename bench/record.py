@@ -296,9 +296,8 @@ def show(table: Table) -> None:
 def computer(table: Table) -> str:
     """The machine in words; threads where they are not as many as the cores."""
     m = table.machine
-    cores = f"{m['cores']} cores" + (
-        f" ({m['threads']} threads used)" if m.get("threads", m["cores"]) != m["cores"] else ""
-    )
+    used = m.get("threads", m["cores"])
+    cores = f"{m['cores']} cores" + (f" ({used} of them used)" if used != m["cores"] else "")
     return f"{m['cpu']}, {cores}, {m['memory_gb']} GB of memory, {m['system']}, Python {m['python']}"
 
 
