@@ -377,9 +377,14 @@ def test_branches_fold_by_keyboard(open_):
     assert page.locator(".row.off").count() == 0
 
 
+def nest(levels):
+    return Parallel(Dense(4, 4), Skip(nest(levels - 1)), merge="mean") if levels else Dense(4, 4)
+
+
 @pytest.mark.parametrize("width", [1280, 360])
-def test_the_lines_of_branches_stay_beside_the_words(open_, width):
-    page = open_(mixed(), width=width)
+@pytest.mark.parametrize("make", [mixed, lambda: Chain(Dense(4, 4), nest(5))], ids=["mixed", "five levels"])
+def test_the_lines_of_branches_stay_beside_the_words(open_, make, width):
+    page = open_(make(), width=width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     edge = "(all, side) => all.map(x => x.getBoundingClientRect()[side])"
     left = min(page.eval_on_selector_all("#arcs .spine, #arcs .mark", edge, "left"))

@@ -189,18 +189,21 @@ const toggle = (set, x) => set.has(x) ? set.delete(x) : set.add(x);
 
 function tracks() {                       // where the lines of chains and branches run, the innermost on the left
   const narrow = net.clientWidth < 640, deepest = Math.max(0, ...shown.map((x) => (x.fold ? 0 : rows[x.row][FORK])));
-  const rail = (k) => (narrow ? 10 + 6 * (k - 1) : 18 + 10 * (k - 1)), x = [], room = [];
-  let at = deepest ? rail(deepest) + (narrow ? 14 : 16) : 18;
+  const tight = narrow && deepest > 2;    // many branches in branches on a phone
+  const rail = (k) => (narrow ? 10 + (tight ? 4 : 6) * (k - 1) : 18 + 10 * (k - 1)), x = [], room = [];
+  let at = deepest ? rail(deepest) + (tight ? 11 : narrow ? 14 : 16) : 18;
   for (let k = deepest; k >= 0; k--) {
     x[k] = at;
-    room[k] = drawn.some((l) => rows[l.start][FORK] === k) ? (narrow ? 26 : 44) : (narrow ? 16 : 24);
+    room[k] = drawn.some((l) => rows[l.start][FORK] === k) ? (tight ? 19 : narrow ? 26 : 44) : (tight ? 13 : narrow ? 16 : 24);
     at += room[k];
   }
   return { x, rail, room, narrow };
 }
 function paint() {
   const { x: line, rail, room, narrow } = tracks(), more = line[0] - 18;
-  const wide = Math.max(56, Math.min(260, (net.clientWidth - more) * (narrow && more ? 0.16 : 0.26)));
+  const depth = Math.max(1, ...shown.filter((x) => !x.fold).map((x) => rows[x.row][DEPTH]));
+  net.style.setProperty("--step", `${Math.min(0.7, 4 / depth)}rem`);
+  const wide = Math.max(narrow && more > 100 ? 40 : 56, Math.min(260, (net.clientWidth - more) * (narrow && more ? 0.16 : 0.26)));
   net.style.setProperty("--beside", `${wide + 40 + more}px`);
   svg.textContent = "";
   svg.setAttribute("width", wide + 36 + more);
@@ -236,7 +239,7 @@ function paint() {
       for (const l of merge) spot.signs.set(l, sy);
       front.append(sign(x, sy, merge[0].arc.merge));
     });
-    spot.width = thick(r[WIDTH] || rows[last[item.row]][WIDTH], 2, 6);
+    spot.width = thick(r[WIDTH] || rows[last[item.row]][WIDTH], 2, narrow && more ? 4 : 6);
     const found = [...new Set(item.row ? r[BEFORE].map(spotOf) : [])];
     if (open) spot.width = found[0].width;
     for (const p of found) {
@@ -258,7 +261,7 @@ function paint() {
   drawn.forEach((l, k) => {
     const s = spots.get(l.start), e = spots.get(l.end);
     const y1 = l.loose && l.start !== twin(l.arc.start) ? s.y + 3 : l.arc.branch ? s.branch : s.out;
-    const inner = rows[l.start][FORK], limit = inner ? room[inner] - 19 : wide;
+    const inner = rows[l.start][FORK], limit = inner ? Math.max(3, room[inner] - 19) : wide;
     const y2 = e.signs.get(l) ?? e.y - 3, reach = Math.min(12 + (wide - 14) * Math.pow(spans[k] / most, 0.55), 16 + spans[k] * 0.45, limit);
     const x1 = s.x, x2 = s.x + (e.signs.has(l) ? 10 : 12), base = s.x + 14, x = base + reach, m = (y1 + y2) / 2, c = 0.5523;
     l.d = `M${x1} ${y1}H${base}C${base + c * reach} ${y1} ${x} ${m - c * (m - y1)} ${x} ${m}C${x} ${m + c * (y2 - m)} ${base + c * reach} ${y2} ${base} ${y2}H${x2}`;

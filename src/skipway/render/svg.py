@@ -100,8 +100,23 @@ def _line(line: Line) -> str:
 
 
 def path(steps: Iterable[Step]) -> str:
-    """The ``d`` of a path."""
-    return "".join(kind + " ".join(_n(a) for a in at) for kind, *at in steps)
+    """The ``d`` of a path; level and upright lines in the short form.
+
+    >>> path([("M", 1, 2), ("L", 1, 5.04), ("L", 3, 5.04), ("L", 4, 6)])
+    'M1 2V5H3L4 6'
+    """
+    out = []
+    x = y = ""
+    for kind, *at in steps:
+        told = [_n(a) for a in at]
+        if kind == "L" and told[0] == x:
+            out.append(f"V{told[1]}")
+        elif kind == "L" and told[1] == y:
+            out.append(f"H{told[0]}")
+        else:
+            out.append(kind + " ".join(told))
+        x, y = told[-2:]
+    return "".join(out)
 
 
 def _sign(sign: Sign) -> str:
