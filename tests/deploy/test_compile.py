@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 import shutil
 import threading
@@ -230,6 +232,30 @@ def test_inputs_that_are_no_such_inputs(net):
     with pytest.raises(ChainError, match="takes a tensor"):
         fast([1.0])
     assert fast(nn.Parameter(torch.randn(2, 1, 8, 8))).shape == (2, 5)
+
+
+def test_nets_that_nothing_can_be_compared_with(net):
+    with pytest.raises(ChainError, match=r"the net is torch\.bfloat16: give the float32 net"):
+        compile(copy.deepcopy(net).bfloat16(), torch.randn(2, 1, 8, 8, dtype=torch.bfloat16))
+    with pytest.raises(ChainError, match="own output for the example is not finite"):
+        compile(net, torch.full((2, 1, 8, 8), torch.inf))
+
+
+@pytest.mark.parametrize("engine", INSTALLED)
+def test_outputs_are_ordinary_float32_tensors(net, engine):
+    x = torch.randn(2, 1, 8, 8)
+    fast = compile(net, x, engine, seconds=0.01)
+    expected = fast(x)
+    assert not expected.is_inference()
+    torch.nn.functional.linear(fast(x), torch.ones(1, 5, requires_grad=True)).sum().backward()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(fast(x), expected)
+    with torch.inference_mode():
+        fast(torch.randn(3, 1, 8, 8))
+    assert fast(torch.randn(3, 1, 8, 8)).shape == (3, 5)
+    assert copy.deepcopy(fast) is fast
+    with pytest.raises(ChainError, match="save"):
+        pickle.dumps(fast)
 
 
 def test_another_shape_than_the_engine_takes(net, only):

@@ -89,7 +89,7 @@ class Compiled:
 
         Raises ``ChainError`` for an input of another kind than the example.
         """
-        if type(x) is not Tensor:
+        if type(x) is not Tensor or torch.is_autocast_enabled(self._kind[0]):
             return self._other(x)
         shape, dtype, device = self._alike
         if x.shape == shape and x.dtype == dtype and x.device == device:  # the common case, in under a microsecond
@@ -107,7 +107,8 @@ class Compiled:
                 f"{x.device.type} of shape {tuple(x.shape)}"
             )
         try:
-            return self._run(x)
+            with torch.autocast(self._kind[0], enabled=False):  # the precision was chosen when it was compiled
+                return self._run(x)
         except ChainError:
             raise
         except Exception as error:  # engines refuse in ways of their own
@@ -117,6 +118,12 @@ class Compiled:
                 f"this net was compiled on inputs of shape {('N', *self._shape)}, and {self.engine} does not take "
                 f"{tuple(x.shape)}: give that shape, or compile(net, example) for an example of the other one"
             ) from error
+
+    def __getstate__(self) -> Any:
+        raise ChainError("a compiled net holds an engine, which cannot be pickled: write it with save(path)")
+
+    def __deepcopy__(self, memo: Any) -> Compiled:
+        return self  # nothing in it changes
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the folded chain, the engine's name and the example: :func:`load` builds the engine again."""
@@ -176,6 +183,8 @@ def compile(
         for an engine or precision that is not there, one asked for by name that is not installed or cannot run the net,
         an example that the net cannot take, and a net in training mode.
 
+    Engines that fuse relu may turn NaN into 0, where PyTorch keeps it: look for NaN before the net, not after it.
+
     >>> import torch
     >>> from skipway import BatchNorm, Chain, Dense, relu
     >>> net = Chain(Dense(4, 8), BatchNorm(8), relu, Dense(8, 2)).eval()
@@ -214,16 +223,21 @@ def compile(
 def _expected(net: Chain, example: Tensor) -> Tensor:
     """What the net makes of the example."""
     own = next((p.dtype for p in net.parameters() if p.is_floating_point()), example.dtype)
+    if own not in (torch.float32, torch.float64):
+        raise ChainError(f'the net is {own}: give the float32 net, net.float(), and say precision="bf16"')
     if example.is_floating_point() and example.dtype != own:
         raise ChainError(f"the example is {example.dtype}, and the net is {own}: give example.to({own})")
     try:
         with torch.no_grad():
-            return net(example)
+            made = net(example)
     except ChainError:
         raise
     except Exception as error:
         told = f"{example.dtype} {tuple(example.shape)}"
         raise ChainError(f"the net cannot take the example, {told}: {' '.join(str(error).split())[:160]}") from error
+    if not bool(torch.isfinite(made).all()):
+        raise ChainError("the net's own output for the example is not finite, so no engine can be compared with it")
+    return made
 
 
 def load(path: str | os.PathLike[str], engine: str | None = None) -> Compiled:

@@ -102,14 +102,14 @@ def onednn(chain: Chain, example: Tensor, precision: Precision) -> Run:
     image = example.dim() == 4
     if image:
         _reordered(net)
-    with torch.inference_mode():
+    with torch.no_grad():
         written = program(net, _enter(_last(example) if image else example, precision))
     code, shape, other = written.function(), example.shape[1:], _on_torch(net, precision)
 
     def run(x: Tensor) -> Tensor:
         if x.shape[1:] != shape:  # shortcuts are known to fit for the shape of the example only
             return other(_last(x) if image else x)
-        with torch.inference_mode():
+        with torch.no_grad():  # what inference mode makes could not be used to train with
             return _leave(code(_enter(_last(x) if image else x, precision)), precision)
 
     return run
@@ -330,7 +330,7 @@ def _rows(example: Tensor) -> Tensor:
 
 def _on_torch(net: nn.Module, precision: Precision) -> Run:
     def call(x: Tensor) -> Tensor:
-        with torch.inference_mode():
+        with torch.no_grad():
             return _leave(net(_enter(x, precision)), precision)
 
     return call

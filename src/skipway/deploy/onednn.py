@@ -47,7 +47,8 @@ class Rooms(threading.local):
         n, _, h, w = like.shape
         held = self._held.get(which)
         if held is None or held.shape != (n, width, h, w):
-            held = self._held[which] = like.new_empty(n, h, w, width).permute(0, 3, 1, 2)
+            with torch.inference_mode(False):  # it may be written to outside of it in the next call
+                held = self._held[which] = like.new_empty(n, h, w, width).permute(0, 3, 1, 2)
         return held
 
 
