@@ -284,3 +284,9 @@ def test_progress_is_lines_where_there_is_no_terminal(blobs, capsys):
 
 def test_study_is_an_attribute_of_skipway():
     assert study.compare is compare
+
+
+def test_labels_of_one_class_are_refused_before_training(blobs):
+    x, y = blobs
+    with pytest.raises(DataError, match="all 60 labels are 0"):
+        quick({"net": nn.Linear(4, 3)}, (x, y * 0), (x, y))

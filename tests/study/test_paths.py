@@ -284,10 +284,11 @@ def test_quantiles_and_shares_of_a_known_distribution():
         (lambda: paths(Chain(Dense(2, 2)), torch.ones(3, 2)), DataError, "data="),
         (lambda: paths(Chain(Dense(2, 2)), (torch.ones(3, 2), torch.ones(2))), DataError, "3 rows"),
         (lambda: paths(Chain(Dense(2, 2)), (torch.ones(3, 5), torch.zeros(3).long())), ShapeError, "takes 2"),
+        (lambda: paths(Chain(Dense(2, 2)), (torch.ones(3, 2), torch.zeros(3).long())), DataError, "one class"),
         (lambda: paths(Chain(Dense(2, 2)), (torch.full((3, 2), math.nan), torch.zeros(3).long())), DataError, "NaN"),
         (lambda: paths(Chain(Dense(2, 2)), (torch.ones(3, 2), torch.zeros(3).long()), samples=0), ChainError, "sampl"),
         (
-            lambda: paths(Chain(nn.Sequential(Skip(Dense(2, 2)))), (torch.ones(3, 2), torch.zeros(3).long())),
+            lambda: paths(Chain(nn.Sequential(Skip(Dense(2, 2)))), (torch.ones(3, 2), torch.arange(3) % 2)),
             ChainError, "leave data out",
         ),
     ],

@@ -18,6 +18,7 @@ from skipway.chain import Chain
 from skipway.errors import SkipwayError, TrainError
 from skipway.study.comparison import Comparison, Run
 from skipway.study.controls import controls
+from skipway.study.given import need_classes
 from skipway.study.kept import Kept, data_known, net_known
 from skipway.study.watch import Watch
 from skipway.train import History, State, fit
@@ -181,6 +182,8 @@ def check_ready(net: nn.Module, train: Any, test: Any, *, options: dict[str, Any
             output, y = try_forward(net, source, options["device"], where, options["precision"] == "bf16")
             name, function = choose_loss(loss, net, y)
             check_fit(output, y, source, where, name, function)
+            if where == "train" and isinstance(source, TensorSource):
+                need_classes(source.y, where)
 
 
 def _train(run: Run, net: nn.Module, train: Any, test: Any, options: dict[str, Any], watch: Watch) -> None:

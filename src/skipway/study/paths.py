@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from skipway.chain import Chain
 from skipway.errors import ChainError, DataError
 from skipway.graph import Edge, Node
-from skipway.study.given import Bar, whole
+from skipway.study.given import Bar, need_classes, whole
 from skipway.study.kept import Kept, data_known, net_known
 from skipway.study.lengths import Place, Spread, Unit, between, length_of, log_of, places, places_of, spread, told
 from skipway.study.result import COLOURS, GREYS, Result, as_json
@@ -269,6 +269,7 @@ def paths(
     x, y = fit_input(chain, pair[0], "paths"), pair[1]
     if not isinstance(y, Tensor) or len(y) != len(x):
         raise DataError(f"paths: {len(x)} rows of x, and {len(y) if isinstance(y, Tensor) else 'none'} of y")
+    need_classes(y, "paths")
     name, function = choose_loss(loss, net, y)
     kept = Kept.begin(
         run, "paths", options={"unit": unit, "loss": name, "samples": samples, "seed": seed},

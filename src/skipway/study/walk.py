@@ -30,7 +30,11 @@ def fit_input(net: Chain, x: object, study: str) -> Tensor:
         told = f"one of shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
         raise DataError(f"{study} takes a batch, a tensor (rows, *shape of the input), not {told}")
     if not bool(torch.isfinite(x).all()):
-        raise DataError(f"{study}: {int((~torch.isfinite(x)).sum())} numbers of the batch are NaN or infinite")
+        bad = ~torch.isfinite(x).flatten(1).all(1)
+        raise DataError(
+            f"{study}: {int(bad.sum())} of {len(x)} rows hold numbers that are NaN or infinite, the first is row "
+            f"{int(bad.nonzero()[0])}: clean or drop these rows"
+        )
     if x.shape[1:] not in net._verified:
         net._verify(x)
     return x
