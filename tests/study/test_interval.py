@@ -36,3 +36,11 @@ def test_one_seed_has_no_interval_and_the_range_is_kept():
     assert (some["min"], some["max"], some["n"]) == (1.0, 4.0, 3)
     assert some["mean"] == statistics.fmean([1, 2, 4])
     assert "Student t" in some["method"]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_seed_that_diverged_leaves_no_interval(bad):
+    found = interval([bad, 1.0])
+    assert found.low is None
+    assert "not finite" in found.to_dict()["method"]
+    assert "±" not in found.told("{:.2f}")

@@ -53,6 +53,26 @@ def test_the_step_and_the_first_layer_are_named_and_the_weights_kept(quick: Fit)
         assert torch.equal(p, kept[-1][name]), name
 
 
+@pytest.mark.parametrize("steps", [5, 40])
+def test_statistics_that_a_bad_forward_spoilt_are_put_back(quick: Fit, steps: int) -> None:
+    net = nn.Sequential(nn.Linear(4, 5), Poison(steps), nn.BatchNorm1d(5), nn.Linear(5, 3))
+    seen: list[dict[str, Tensor]] = []
+
+    class Keep:
+        def on_step(self, state: Any) -> None:
+            seen.append(copy.deepcopy(state.net.state_dict()))
+
+    with pytest.raises(TrainError, match=f"at step {steps}:"):
+        quick(net, (X.repeat(12, 1), Y.repeat(12)), batch=10, callbacks=[Keep()])
+    before = copy.deepcopy(net.state_dict())
+    assert all(bool(torch.isfinite(t).all()) for t in before.values())
+    count = int(before["2.num_batches_tracked"])
+    assert steps - 32 <= count < steps
+    if count:
+        assert torch.equal(before["2.running_mean"], seen[count - 1]["2.running_mean"])
+    assert torch.equal(before["3.weight"], seen[-1]["3.weight"])
+
+
 def test_diagnosis_moves_no_statistics_and_no_random_state() -> None:
     net = nn.Sequential(nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 3), Poison(1))
     optimizer = SGD(net.parameters(), 0.1)

@@ -16,7 +16,7 @@ LEVEL = 0.95
 class Interval:
     """The mean over seeds, the interval of 95 % for it by Student's t, and the numbers it is made of.
 
-    ``low`` and ``high`` are None for one number: one seed has no interval. The interval is for the mean, and not where
+    ``low`` and ``high`` are None for one number, since one seed has no interval, and where one of them is not finite. The interval is for the mean, and not where
     the next seed will fall; with two seeds it is wide, since two numbers say little of how others scatter.
 
     >>> found = interval([0.9, 0.92, 0.94])
@@ -40,7 +40,8 @@ class Interval:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it, with the smallest and the largest number."""
-        method = f"Student t, {LEVEL:.0%}, for the mean" if self.low is not None else "one seed, no interval"
+        none = "one seed, no interval" if len(self.values) < 2 else "a seed that is not finite, no interval"
+        method = none if self.low is None else f"Student t, {LEVEL:.0%}, for the mean"
         return {
             "mean": self.mean, "low": self.low, "high": self.high, "n": len(self.values), "method": method,
             "min": min(self.values, default=None), "max": max(self.values, default=None),
@@ -58,6 +59,8 @@ def interval(values: Sequence[float]) -> Interval:
         return Interval(kept, math.nan, None, None)
     mean = statistics.fmean(kept)
     if len(kept) == 1:
+        return Interval(kept, mean, None, None)
+    if not all(map(math.isfinite, kept)):  # a seed that diverged
         return Interval(kept, mean, None, None)
     half = student_t(len(kept) - 1) * statistics.stdev(kept) / math.sqrt(len(kept))
     return Interval(kept, mean, mean - half, mean + half)

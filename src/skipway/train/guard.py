@@ -17,6 +17,9 @@ from skipway.wrap import describe
 
 Batch = tuple[Any, Any]
 
+# steps between two copies of the buffers: one a step would cost a deep net of small layers some percent
+_REMEMBER = 32
+
 
 def random_states(device: torch.device) -> dict[str, Tensor]:
     """The states of torch's global random generators that work on ``device`` can move.
@@ -148,6 +151,9 @@ class Guard:
 
     On CPU every step is looked at. On an accelerator looking means waiting for it, so a fused optimizer is told to skip
     all steps from the first bad one on, and the look comes every ``every`` steps: nothing is lost in between.
+
+    A bad forward also reaches what a forward writes, the statistics of batch norms. They are remembered every
+    ``_REMEMBER`` steps, and put back when the guard stops.
     """
 
     def __init__(
@@ -165,6 +171,24 @@ class Guard:
         self._recent: deque[tuple[int, Batch]] = deque(maxlen=every)
         self._bad = torch.zeros((), device=device)
         self._step_of_bad = torch.zeros((), dtype=torch.long, device=device)
+        self._buffers = [(m, name) for m in net.modules() for name, b in m._buffers.items() if b is not None]
+        self._remembered: list[Tensor] = []
+        self._age = 0
+
+    def before(self) -> None:
+        """Called before the forward of every step."""
+        if self._buffers and self._age % _REMEMBER == 0:
+            self._remembered = [held.detach().clone() for held in self._held()]
+        self._age += 1
+
+    def _held(self) -> list[Tensor]:
+        # read anew: a forward may also put another tensor in the place of a buffer
+        return [module._buffers[name] for module, name in self._buffers]  # type: ignore[misc]
+
+    def _put_back(self) -> None:
+        with torch.no_grad():
+            for held, kept in zip(self._held(), self._remembered, strict=False):
+                held.copy_(kept)
 
     def watch(self, step: int, loss: Tensor, batch: Batch) -> None:
         """Called between the backward pass and the update of ``step``; raises as :meth:`look` does."""
@@ -188,6 +212,7 @@ class Guard:
             step = int(self._step_of_bad)
             self._stop(step, dict(self._recent)[step])
         self._recent.clear()
+        self._age = 0  # what is remembered next was looked at
 
     def check_parameters(self, step: int) -> None:
         """Raise ``TrainError`` if the update of ``step`` left a parameter that is not finite."""
@@ -209,6 +234,7 @@ class Guard:
         return f"Try a smaller lr{now}, and look at the scale of x"
 
     def _stop(self, step: int, batch: Batch) -> None:
+        self._put_back()
         name = broken_parameter(self._net)
         if name:
             raise TrainError(

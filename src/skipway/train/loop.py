@@ -145,7 +145,7 @@ def fit(
     TrainError
         for options that cannot be, here or at all, a loss that does not fit the end of the net, and a loss that becomes
         NaN or infinite: it names the step and the first value in the net that is not finite. The net then has the
-        weights from before that step.
+        weights from before that step, and batch-norm statistics from at most 32 steps before.
     DataError
         for data that is empty, uneven, not finite, or does not fit the net.
     CheckpointError
@@ -275,6 +275,7 @@ def _epoch(
     began = time.monotonic()
     for steps, (x, y) in enumerate(source, start=1):
         state.step += 1
+        guard.before()
         with task.step():
             output, loss = task.forward(x, y)
             if not loss.requires_grad:
