@@ -7,7 +7,7 @@ PEERS := .venv-peers
 PEERS_READY := $(PEERS)/.ready
 BENCH ?=
 
-.PHONY: demo test lint bench foreign clean
+.PHONY: demo test lint experiments bench foreign clean
 
 demo: $(READY)
 	$(BIN)/skipway compare --out runs/demo
@@ -20,6 +20,10 @@ lint: $(READY)
 	$(BIN)/ruff check src tests bench examples scripts
 	$(BIN)/ruff format --check src tests bench examples scripts
 	$(BIN)/mypy
+
+# ten experiments of the papers; stopped, they go on where they were
+experiments: $(READY)
+	$(BIN)/python examples/experiments
 
 # about 25 minutes on two quiet cores; BENCH="--quick" only shows that all works, BENCH="--only dense,fold" runs a part
 bench: $(PEERS_READY)
