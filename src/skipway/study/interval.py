@@ -16,8 +16,9 @@ LEVEL = 0.95
 class Interval:
     """The mean over seeds, the interval of 95 % for it by Student's t, and the numbers it is made of.
 
-    ``low`` and ``high`` are None for one number, since one seed has no interval, and where one of them is not finite. The interval is for the mean, and not where
-    the next seed will fall; with two seeds it is wide, since two numbers say little of how others scatter.
+    ``low`` and ``high`` are None for one number, since one seed has no interval, and where a number is not finite. The
+    interval is for the mean, and not where the next seed will fall; with two seeds it is wide, since two numbers say
+    little of how others scatter.
 
     >>> found = interval([0.9, 0.92, 0.94])
     >>> found.told("{:.2f}"), round(found.low, 3), round(found.high, 3)
