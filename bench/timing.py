@@ -27,7 +27,8 @@ def interleaved(
     """Seconds per call of every way, one figure a round, over as many rounds as fill ``budget`` seconds (9 at least).
 
     Each round times every way once, in turning order, over as many calls as fill ``seconds``: drift of the machine
-    falls on all of them alike.
+    falls on all of them alike. One call before them is not timed: it finds its data out of the caches, and threads of
+    the way before it still spinning on the cores.
     """
     calls, once = {}, 0.0
     for name, way in ways.items():
@@ -37,13 +38,14 @@ def interleaved(
         way()
         took = max(time.perf_counter() - start, 1e-9)
         calls[name] = max(1, int(seconds / took))
-        once += calls[name] * took
+        once += (1 + calls[name]) * took
     rounds = max(9, int(budget / once))
     found: dict[str, list[float]] = {name: [] for name in ways}
     order = list(ways)
     for round_ in range(rounds):
         for name in order[round_ % len(order) :] + order[: round_ % len(order)]:
             way, n = ways[name], calls[name]
+            way()
             start = time.perf_counter()
             for _ in range(n):
                 way()

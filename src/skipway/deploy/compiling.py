@@ -343,8 +343,8 @@ def _call(run: Run, example: Tensor) -> Callable[[], object]:
 def _measured(ways: Mapping[K, Callable[[], object]], seconds: float) -> dict[K, float]:
     """Median milliseconds of each, in rounds that time every one: drift of the machine falls on all alike.
 
-    Each is called several times in its turn, as it will be in use: the first call after another engine's finds its
-    weights out of the caches, and that engine's threads still waiting for more.
+    Each is called several times in its turn, as it will be in use, the first of them untimed: it finds its weights out
+    of the caches, and the threads of the engine before it still spinning for more.
     """
     calls: dict[K, int] = {}
     once = 0.0
@@ -354,13 +354,14 @@ def _measured(ways: Mapping[K, Callable[[], object]], seconds: float) -> dict[K,
         way()
         took = max(time.perf_counter() - start, 1e-6)
         calls[key] = max(1, int(0.01 / took))
-        once += took * calls[key]
+        once += took * (1 + calls[key])
     found: dict[K, list[float]] = {key: [] for key in ways}
     order = list(ways)
     for turn in range(max(5, min(200, int(seconds * len(order) / max(once, 1e-6))))):
         first = turn % len(order)
         for key in order[first:] + order[:first]:
             way, n = ways[key], calls[key]
+            way()
             start = time.perf_counter()
             for _ in range(n):
                 way()
