@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 
-from skipway import BatchNorm, Chain, Dense, Drop, Learned, Ramp, Skip, data, relu
+import torch
+from outcome import Bench
+
+from skipway import BatchNorm, Chain, Dense, Drop, Learned, Ramp, Skip, data, fit, relu
 from skipway.data import Split
 from skipway.zoo.initialise import he
 
@@ -33,6 +36,15 @@ def net(kind: str, blocks: int, width: int = 32, inputs: int = 784, outputs: int
     end = Chain(BatchNorm(width), relu) if kind.endswith("BN") else Chain(relu)
     made = Chain(stem=Dense(inputs, width), body=body, end=end, head=Dense(width, outputs))
     return he(made, "fan_in", dense=True)
+
+
+def trained(bench: Bench, kind: str, blocks: int, train: Split, epochs: int) -> Chain:
+    """Such a net after so many epochs, the same for the same seed: experiments that take nets apart begin with it."""
+    bench.say(f"training {kind}, {blocks} blocks")
+    torch.manual_seed(bench.seed)
+    made = net(kind, blocks)
+    fit(made, train, epochs=epochs, batch=50, lr=1e-3, optimizer="adam", device="cpu", seed=bench.seed, progress=False)
+    return made
 
 
 def without(made: Chain, cut: set[int]) -> Chain:

@@ -6,11 +6,9 @@ import itertools
 import random
 import statistics
 
-import torch
-from deep import digits, net, without
+from deep import digits, trained, without
 from outcome import Bench, Claim, Outcome, aligned, percent
 
-from skipway import fit
 from skipway.study import lesion
 from skipway.train import evaluate
 
@@ -28,11 +26,7 @@ def run(bench: Bench) -> Outcome:
     after: dict[str, dict[int, list[float]]] = {}
     studied = {}
     for kind in KINDS:
-        bench.say(f"training {kind}, {blocks} blocks")
-        torch.manual_seed(bench.seed)
-        made = net(kind, blocks)
-        fit(made, train, epochs=epochs, batch=50, lr=1e-3, optimizer="adam", device="cpu", seed=bench.seed,
-            progress=False)  # fmt: skip
+        made = trained(bench, kind, blocks, train, epochs)
         whole[kind] = evaluate(made, test).accuracy
         bench.say(f"cutting {kind}")
         draw = random.Random(bench.seed)

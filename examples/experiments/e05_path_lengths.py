@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 
-import torch
-from deep import digits, net
+from deep import digits, trained
 from outcome import Bench, Claim, Outcome, aligned
 
-from skipway import every, fit
+from skipway import every
 from skipway.study import paths
 
 TITLE = "Lengths of paths, and which of them carry the gradient"
@@ -24,11 +23,7 @@ def run(bench: Bench) -> Outcome:
     train, _ = digits(rows, 1)
     found = {}
     for kind in ("residual / √L", "residual + BN"):
-        bench.say(f"training {kind}, {blocks} blocks")
-        torch.manual_seed(bench.seed)
-        made = net(kind, blocks)
-        fit(made, train, epochs=epochs, batch=50, lr=1e-3, optimizer="adam", device="cpu", seed=bench.seed,
-            progress=False)  # fmt: skip
+        made = trained(bench, kind, blocks, train, epochs)
         bench.say(f"gradients along paths, {kind}")
         some = train.take(min(256, rows))
         found[kind] = paths(made, (some.x, some.y), unit="blocks", samples=samples, seed=bench.seed, progress=False)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import statistics
 
-import torch
-from deep import digits, net
+from deep import digits, trained
 from outcome import Bench, Claim, Outcome, aligned
 
-from skipway import fit
 from skipway.study import Landscape, landscape
 
 TITLE = "Slices of the loss"
@@ -21,11 +19,7 @@ def run(bench: Bench) -> Outcome:
     train, _ = digits(rows, 1)
     found: dict[str, Landscape] = {}
     for kind in KINDS:
-        bench.say(f"training {kind}, {blocks} blocks")
-        torch.manual_seed(bench.seed)
-        made = net(kind, blocks)
-        fit(made, train, epochs=epochs, batch=50, lr=1e-3, optimizer="adam", device="cpu", seed=bench.seed,
-            progress=False)  # fmt: skip
+        made = trained(bench, kind, blocks, train, epochs)
         bench.say(f"slices of {kind}")
         some = train.take(min(1000, rows))
         found[kind] = landscape(made, some, points=points, seeds=seeds, seed=bench.seed, progress=False)

@@ -240,7 +240,8 @@ def use_engines(net: nn.Module, mode: str = "auto") -> None:
     mode:
         ``"auto"``, the default of every chain, runs dense blocks on their engine where that is exact and pays;
         ``"keep"`` wherever it is exact, small ones too; ``"recompute"`` likewise, and computes the bottlenecks anew in
-        the backward instead of keeping them: about half the memory for about a sixth more time; ``"off"`` never.
+        the backward instead of keeping them: less memory again, for some more time (docs/performance.md has figures);
+        ``"off"`` never.
 
     What each part runs on, and why, is in ``net.engines``; :func:`explain` tells it for an input. Raises ``ChainError``
     for another word.
