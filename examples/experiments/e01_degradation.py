@@ -46,11 +46,17 @@ def run(bench: Bench) -> Outcome:
         runs = found[depth].of(name)
         return sum(run.last("test_accuracy") or 0.0 for run in runs) / len(runs)
 
+    def ended(name: str, depth: int) -> bool:
+        return bool(found[depth].interval(name, "train_loss").values)
+
+    def told(name: str, depth: int) -> str:
+        # what diverged has no accuracy, and not one of 0 %
+        return percent(right(name, depth)) if ended(name, depth) else "diverged"
+
     def cell(name: str, depth: int) -> str:
         if name not in found[depth].names:
             return ""
-        ended = found[depth].interval(name, "train_loss").values
-        return f"{loss(name, depth):.2f} → {percent(right(name, depth))}" if ended else "diverged"
+        return f"{loss(name, depth):.2f} → {told(name, depth)}" if ended(name, depth) else told(name, depth)
 
     low, high = depths[0], depths[-1]
     table = aligned(["layers", *names], {f"{d:,}": [cell(name, d) for name in names] for d in found})
@@ -63,8 +69,7 @@ def run(bench: Bench) -> Outcome:
         ),
         Claim(
             "batch norm does not cure it: without shortcuts it makes gradients explode (1902.08129)",
-            f"plain + BN has {percent(right('plain + BN', high))} right with {high} layers, "
-            f"plain {percent(right('plain', high))}",
+            f"plain + BN has {told('plain + BN', high)} right with {high} layers, plain {told('plain', high)}",
             right("plain + BN", high) <= right("plain", high) + 0.05,
         ),
         Claim(
@@ -75,14 +80,13 @@ def run(bench: Bench) -> Outcome:
         ),
         Claim(
             "gates that begin nearly shut train with a hundred layers (1505.00387)",
-            f"highway has {percent(right('highway', high))} right with {high} layers, "
-            f"{percent(right('highway', low))} with {low}, after {bench.pick(60, 4)} steps",
+            f"highway has {told('highway', high)} right with {high} layers, "
+            f"{told('highway', low)} with {low}, after {bench.pick(60, 4)} steps",
             right("highway", high) > 0.8,
         ),
         Claim(
             "with a learned factor that begins at 0 thousands of layers train (2003.04887)",
-            f"{deep[-1]:,} layers: ReZero {percent(right('ReZero', deep[-1]))}, "
-            f"plain + BN {percent(right('plain + BN', deep[-1]))}",
+            f"{deep[-1]:,} layers: ReZero {told('ReZero', deep[-1])}, plain + BN {told('plain + BN', deep[-1])}",
             right("ReZero", deep[-1]) > 2 * max(0.1, right("plain + BN", deep[-1])),
         ),
     ]

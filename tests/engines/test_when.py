@@ -192,7 +192,7 @@ def test_the_switch_reaches_chains_inside_and_knows_its_words():
     assert on_engine(net[0](torch.randn(2, 3, 4, 4)))
     (use,) = net[0].engines
     assert (use.where, use.what, use.refusal) == ("1", "dense block of 2 layers", "")
-    with pytest.raises(ChainError, match=r"not 'of': did you mean 'off'\?"):
+    with pytest.raises(ChainError, match=r"no mode 'of': did you mean 'off'\?"):
         use_engines(net, "of")
 
 

@@ -253,8 +253,7 @@ def use_engines(net: nn.Module, mode: str = "auto") -> None:
     the chain: dense block of 4 layers, switched off
     """
     if mode not in MODES:
-        raise ChainError(f"use_engines: mode= is one of {', '.join(map(repr, MODES))}, not {mode!r}: "
-                         f"{nearest(str(mode), MODES)}")  # fmt: skip
+        raise ChainError(f"use_engines has no mode {mode!r}: {nearest(str(mode), MODES)}")
     for module in net.modules():
         if hasattr(module, "_segments"):
             module._engine = mode  # type: ignore[assignment]
