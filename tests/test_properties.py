@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -34,13 +34,6 @@ from skipway import (
     tanh,
     unet,
 )
-
-settings.register_profile(
-    "core", deadline=None, max_examples=40, derandomize=True, database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
-)  # fmt: skip
-settings.load_profile("core")
-
 
 # -- the reference -----------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -240,7 +240,13 @@ def run(fn: Callable[..., Any], *values: Value) -> tuple[Tensor, ...]:
 
 
 def layout_of(fn: Any) -> Layout | None:
-    """Where a layer puts its features: ``"first"`` (axis 1), ``"last"``, or ``None`` where it leaves them."""
+    """Where a layer puts its features: ``"first"`` (axis 1), ``"last"``, or ``None`` where it leaves them.
+
+    A layer of one's own says it by an attribute ``layout``.
+    """
+    said = getattr(fn, "layout", None)
+    if isinstance(said, str) and said in ("first", "last"):
+        return cast(Layout, said)
     if isinstance(fn, _FIRST):
         return "first"
     if isinstance(fn, _LAST) or type(fn).__name__ in ("RMSNorm",):

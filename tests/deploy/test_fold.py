@@ -29,6 +29,7 @@ from skipway import (
     Project,
     Shake,
     ShakeDrop,
+    ShapeError,
     Shortcut,
     Skip,
     SqueezeExcite,
@@ -372,6 +373,20 @@ def test_a_layer_of_ones_own_says_what_it_is():
     net = folded(Chain(Conv(3, 3, 3, relu), Shifted(), Conv(3, 3, 3, padding=1), input=(3, 6, 6)))
     assert refusals(net)["scale stays 1"].endswith("pads with zeros, which are not shifted")
     assert [type(layer) for layer in net][1] is PerChannel
+
+
+@pytest.mark.parametrize("layer", [PerChannel, Clamp])
+def test_a_layer_of_channels_tells_their_axis(layer):
+    """So that what is printed can be built again."""
+
+    def built(*args, shape):
+        return Chain(layer(*args), wiring=[Shortcut(0, 1, path_scale=Learned(1.0, per="channel"))], input=shape)
+
+    assert built(4, -3, shape=(4, 6, 6)).wiring[0].path_scale == Learned(1.0, per="channel")
+    assert (4, 1, 1) in {tuple(p.shape) for p in built(4, -3, shape=(4, 6, 6)).parameters()}
+    assert (4,) in {tuple(p.shape) for p in built(4, -1, shape=(6, 4)).parameters()}
+    with pytest.raises(ShapeError, match="cannot tell the feature axis"):
+        built(1, shape=(4, 6, 6))  # one number for all
 
 
 @pytest.mark.parametrize("wrap", [parametrizations.weight_norm, parametrizations.orthogonal])

@@ -100,7 +100,7 @@ LAYERS = st.builds(
 )
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, database=None)
+@settings(max_examples=30)
 @given(
     layers=st.lists(LAYERS, min_size=2, max_size=4),
     width=st.integers(1, 5),

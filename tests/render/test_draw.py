@@ -310,7 +310,7 @@ def chains(draw, forks=2, most=14):
     return Chain(layers, wiring=wiring)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(chains(), st.sampled_from(["horizontal", "vertical"]), st.sampled_from([None, True, False]))
 def test_no_label_meets_another_or_an_arc_in_any_chain(net, direction, fold):
     plan = planned(net)
@@ -325,7 +325,7 @@ def test_no_label_meets_another_or_an_arc_in_any_chain(net, direction, fold):
 SMALL = {"FOLD_FROM": 2, "JOIN_FROM": 2, "CLOSE_FROM": 4, "MOST": 7, "FEW": 4, "MOST_BRANCHES": 3}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(chains(), st.sampled_from(["horizontal", "vertical"]))
 def test_what_is_folded_closed_or_left_out_is_counted_in_any_chain(net, direction):
     """The same, as if every chain were far too long: folds, joined norms, closed chains and a gap."""

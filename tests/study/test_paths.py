@@ -77,7 +77,7 @@ def test_paths_of_wirings_over_twelve_layers(wiring, total, mean):
 
 
 @given(st.integers(1, 7), st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_wiring_counts_as_by_hand(layers, draw):
     possible = list(itertools.combinations(range(layers + 1), 2))
     ends = draw.choices(possible, k=draw.randrange(2 * layers))  # twice the same is two paths

@@ -52,7 +52,7 @@ def test_a_one_channel_convolution_keeps_the_order() -> None:
     assert y.is_contiguous(memory_format=torch.channels_last)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 50), st.integers(1, 60), st.booleans(), st.booleans())
 def test_batches_cover_all_rows_once_and_none_is_a_lone_row(
     rows: int, batch: int, shuffled: bool, loader: bool

@@ -11,7 +11,7 @@ from skipway.errors import DataError
 from skipway.train import onecold, onehot, throttle
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_onecold_undoes_onehot(data: st.DataObject) -> None:
     labels = data.draw(st.lists(st.one_of(st.integers(), st.text(), st.booleans().map(str)), min_size=1, unique=True))
@@ -108,7 +108,7 @@ def test_throttle_over_25_calls_a_second_apart(
     assert calls == expected
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.booleans(), st.booleans(), st.lists(st.floats(0, 30), max_size=30))
 def test_throttle_keeps_its_distance_and_invents_no_call(leading: bool, trailing: bool, gaps: list[float]) -> None:
     time, calls, f = throttled(leading, trailing)

@@ -15,7 +15,7 @@ from skipway.train.losses import choose_loss, count_correct
 seeds = st.integers(0, 2**31)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seeds, st.integers(1, 6), st.integers(2, 5), st.floats(0.1, 20))
 def test_both_cross_entropies_agree_with_torch(seed: int, rows: int, classes: int, scale: float) -> None:
     g = torch.Generator().manual_seed(seed)
@@ -27,7 +27,7 @@ def test_both_cross_entropies_agree_with_torch(seed: int, rows: int, classes: in
     torch.testing.assert_close(nll(z.log_softmax(-1), y), expected)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seeds, st.integers(2, 5))
 def test_onehot_targets_mean_the_same_as_labels(seed: int, classes: int) -> None:
     g = torch.Generator().manual_seed(seed)

@@ -43,7 +43,7 @@ class PerChannel(nn.Module):
 
     def __init__(self, width: int, axis: int = -1) -> None:
         super().__init__()
-        self.width, self.axis = width, axis
+        self.width, self.axis, self.layout = width, axis, _layout(width, axis)
         shape = (width, *[1] * (-1 - axis))
         self.scale, self.shift = nn.Parameter(torch.ones(shape)), nn.Parameter(torch.zeros(shape))
 
@@ -79,7 +79,7 @@ class Clamp(nn.Module):
 
     def __init__(self, width: int, axis: int = -1, both: bool = False) -> None:
         super().__init__()
-        self.width, self.axis, self.both = width, axis, both
+        self.width, self.axis, self.both, self.layout = width, axis, both, _layout(width, axis)
         shape = (width, *[1] * (-1 - axis))
         self.register_buffer("low", torch.zeros(shape))
         if both:
@@ -90,6 +90,11 @@ class Clamp(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.width}, axis={self.axis}{', both=True' if self.both else ''}"
+
+
+def _layout(width: int, axis: int) -> str | None:
+    """What the plan asks a layer for: where the features are. One number for all does not tell."""
+    return None if width == 1 else "last" if axis == -1 else "first"
 
 
 # -- layers as numbers -------------------------------------------------------------------------------------------------
