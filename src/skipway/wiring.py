@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from .errors import ChainError, SkipwayError, caller, nearest
@@ -31,6 +33,8 @@ _GAINS = ("scale", "path_scale", "drop")
 
 PatternFn = Callable[[int], Sequence[Shortcut]]
 Wiring = Iterable[Shortcut] | PatternFn
+#: where shortcuts start and end, perhaps with options of their own; as an array where there may be half a million
+Ends = Iterable[tuple[Any, ...]] | NDArray[np.int64]
 
 
 class Pattern:
@@ -42,7 +46,7 @@ class Pattern:
     every(3) + [Shortcut(0, 6)]
     """
 
-    def __init__(self, call: str, ends: Callable[[int], Iterable[tuple[Any, ...]]], options: dict[str, Any]) -> None:
+    def __init__(self, call: str, ends: Callable[[int], Ends], options: dict[str, Any]) -> None:
         self.call, self.ends, self.opts, self.source = call, ends, options, caller()
         for key, value in options.items():
             for module in value if isinstance(value, (list, tuple)) else (value,):
@@ -62,7 +66,8 @@ class Pattern:
         Shortcut(0, 1, **{k: v for k, v in options.items() if not self._over_depth(k, v)}, source=self.source)
 
     def __call__(self, n: int) -> list[Shortcut]:
-        ends = list(self.ends(n))
+        ends = self.ends(n)
+        ends = ends.tolist() if isinstance(ends, np.ndarray) else list(ends)
         depths = {b: depth for depth, b in enumerate(sorted({b for _, b, *_ in ends}), 1)}
         made = []
         for a, b, *own in ends:
@@ -207,22 +212,28 @@ def sliding(k: int = 2, **options: Any) -> Pattern:
     return Pattern(f"sliding({k})", lambda n: [(i, i + k) for i in range(n - k + 1)], options)
 
 
-def _reads(distances: Callable[[int], Iterable[int]], merge: Any) -> Callable[[int], list[tuple[int, int]]]:
+def _reads(distances: Callable[[int], Iterable[int]], merge: Any) -> Callable[[int], NDArray[np.int64]]:
     """Ends of shortcuts that let layer ``b`` read the layers ``b - d``, for every distance but 1 (the chain itself).
 
     When values add, what layer b puts out is merged with what layer b - d put out. When they are concatenated, layer b
     *reads* the earlier ones, so they join the value before it; the last value gets them too. A merge that weighs all
     values that meet takes in the one before the layer as well.
     """
-    if _joint(merge):
-        return lambda n: [(b - d, b) for b in range(1, n + 1) for d in sorted({1, *distances(b)}, reverse=True)]
-    if merge == "cat" or isinstance(merge, Cat):
-        # each goes before what is there already, so that the features lie in the order in which they were made
-        far_first = not (isinstance(merge, Cat) and merge.first == "shortcut")
-        return lambda n: [
-            (b - d, b - 1) for b in range(2, n + 2) for d in sorted(distances(b), reverse=far_first) if d > 1
-        ]
-    return lambda n: [(b - d, b) for b in range(2, n + 1) for d in sorted(distances(b), reverse=True) if d > 1]
+    joint = _joint(merge)
+    cat = not joint and (merge == "cat" or isinstance(merge, Cat))
+    # each goes before what is there already, so that the features lie in the order in which they were made
+    far_first = not (cat and isinstance(merge, Cat) and merge.first == "shortcut")
+
+    def ends(n: int) -> NDArray[np.int64]:
+        found = [np.empty((0, 2), np.int64)]
+        for b in range(1, n + 1 + cat):
+            far = np.fromiter(distances(b), np.int64)
+            far = np.append(far, 1) if joint else far[far > 1]
+            starts = np.unique(b - far)[:: 1 if far_first else -1]
+            found.append(np.stack([starts, np.full_like(starts, b - cat)], axis=1))
+        return np.concatenate(found)
+
+    return ends
 
 
 def _tapped(options: dict[str, Any]) -> dict[str, Any]:
@@ -314,12 +325,11 @@ def random_shortcuts(density: float = 0.25, seed: int = 0, **options: Any) -> Pa
         raise ChainError(f"random_shortcuts: seed is a whole number of at least 0, not {seed!r} ({caller()})")
     possible = _reads(lambda b: range(2, b + 1), options.get("merge"))
 
-    def ends(n: int) -> list[tuple[int, int]]:
+    def ends(n: int) -> NDArray[np.int64]:
         # sorted by a draw each: only random() itself is promised to draw the same in every version of Python
         draw, found = random.Random(seed), possible(n)
-        drawn = sorted(range(len(found)), key=[draw.random() for _ in found].__getitem__)
-        kept = sorted(drawn[: max(1, round(density * len(found)))])
-        return [found[i] for i in kept]
+        drawn = np.fromiter((draw.random() for _ in found), np.float64, len(found)).argsort(kind="stable")
+        return found[np.sort(drawn[: max(1, round(density * len(found)))])]
 
     return Pattern(f"random_shortcuts(density={density!r}, seed={seed})", ends, _tapped(options))
 

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from skipway.chain import Chain
@@ -51,29 +53,33 @@ def places(net: Chain) -> list[Place]:
     return found
 
 
-def places_of(wiring: Any, layers: int) -> list[Place]:
-    """The values of a chain of so many layers that are alike, known by its wiring alone."""
+def places_of(shortcuts: NDArray[np.int64], layers: int) -> list[Place]:
+    """The values of a chain of so many layers that are alike, known by its wiring alone: what :func:`ends_of` gives."""
     found = [Place(1) for _ in range(layers)]
-    for start, end, tapped in _ends(wiring, layers):
-        if not 0 <= start < end <= layers:
-            raise ChainError(
-                f"a shortcut {start} -> {end} does not fit a chain of {layers} layers, values 0 to {layers}"
-            )
-        found[end - 1].shortcuts.append((start, tapped and start > 0, None))
+    for start, end, tapped in shortcuts.tolist():
+        found[end - 1].shortcuts.append((start, bool(tapped and start), None))
     return found
 
 
-def _ends(wiring: Any, layers: int) -> list[tuple[int, int, bool]]:
-    if isinstance(wiring, Pattern):  # without a Shortcut each: half a million in dense() over a thousand layers
-        tapped = wiring.opts.get("tap") == "branch"
-        return [(start, end, tapped) for start, end in wiring.ends(layers)]
+def ends_of(wiring: Any, layers: int) -> NDArray[np.int64]:
+    """The shortcuts of a wiring over so many layers, a row each: start, end, whether it taps the branch."""
+    found = _ends(wiring, layers)
+    misfits = found[(found[:, 0] < 0) | (found[:, 0] >= found[:, 1]) | (found[:, 1] > layers)]
+    for start, end, _ in misfits.tolist():
+        raise ChainError(f"a shortcut {start} -> {end} does not fit a chain of {layers} layers, values 0 to {layers}")
+    return found
+
+
+def _ends(wiring: Any, layers: int) -> NDArray[np.int64]:
     if isinstance(wiring, Wirings):
-        return [ends for part in wiring.parts for ends in _ends(part, layers)]
-    found = []
-    for shortcut in resolve(wiring, layers):
-        ends = [_position(end, layers) for end in (shortcut.start, shortcut.end)]
-        found.append((ends[0], ends[1], shortcut.tap == "branch"))
-    return found
+        return np.concatenate([_ends(part, layers) for part in wiring.parts])
+    if isinstance(wiring, Pattern) and isinstance(ends := wiring.ends(layers), np.ndarray):
+        return np.insert(ends, 2, wiring.opts.get("tap") == "branch", axis=1)  # half a million, without a Shortcut each
+    rows = [
+        (_position(shortcut.start, layers), _position(shortcut.end, layers), shortcut.tap == "branch")
+        for shortcut in resolve(wiring, layers)
+    ]
+    return np.array(rows, dtype=np.int64).reshape(-1, 3)
 
 
 def _position(end: Any, layers: int) -> int:

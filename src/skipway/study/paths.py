@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from skipway.chain import Chain
 from skipway.errors import ChainError, DataError
 from skipway.graph import Edge, Node
+from skipway.study.counting import of_wiring
 from skipway.study.given import Bar, need_classes, whole
 from skipway.study.kept import Kept, data_known, net_known
-from skipway.study.lengths import Place, Spread, Unit, between, length_of, log_of, places, places_of, spread, told
+from skipway.study.lengths import Place, Spread, Unit, between, length_of, log_of, places, spread, told
 from skipway.study.result import COLOURS, GREYS, Result, as_json
 from skipway.study.walk import Walk, fit_input, need_chain
 from skipway.train.guard import seed_random, untouched
@@ -253,7 +254,7 @@ def paths(
             raise ChainError(f"a wiring alone needs layers=, a whole number of at least 1, not {layers!r}")
         if data is not None:
             raise ChainError("a wiring alone has no gradients: give the chain")
-        return Paths(spread(places_of(net, layers), unit).counts(), unit)
+        return Paths(of_wiring(net, layers, unit), unit)
     chain = need_chain(net, "paths")
     if layers is not None:
         raise ChainError(f"layers= goes with a wiring alone, and this chain has {len(chain)} of its own: leave it out")
