@@ -1,15 +1,14 @@
 """Inference: skipway.deploy.compile beside PyTorch, its compiler, ONNX Runtime and OpenVINO on the plain export.
 
-    python bench/inference.py [resnet18 ...] [--batch 1 16 32] [--precision fp32 bf16] [--compile] [--all] [--quick]
+    python bench/inference.py [resnet18 ...] [--batch 1 16 32] [--precision fp32 bf16] [--no-compile] [--quick]
 
-By default all nets at batch 1 and 16 in float32 (and the MLP at 32). `--compile` adds torch.compile with freezing,
-which builds for a minute a net; `--all` is `--compile --precision fp32 bf16`, about an hour here.
+By default all nets at batch 1 and 16 in float32 (and the MLP at 32). torch.compile with freezing builds for about a
+minute a cell: `--no-compile` leaves it out. Each precision has a table of its own, written after every cell.
 
 Every contender runs in this process on the same input, with as many threads as torch uses, interleaved round by round.
 The others get the net as its author wrote it, exported for exactly this batch size. All take a tensor and give one,
 the engines through arrays that share its memory. skipway gets the net, folds it, and picks an engine by itself
-(`engine="auto"`): the column says which. All outputs are compared with those of the net in float32. In bf16, ONNX
-Runtime computes in float32: it has no bf16 convolutions on CPUs.
+(`engine="auto"`): the column says which. All outputs are compared with those of the net in float32.
 """
 
 from __future__ import annotations
@@ -212,8 +211,7 @@ def main() -> None:
     parser.add_argument("nets", nargs="*", default=list(NETS), metavar="net", help=", ".join(NETS))
     parser.add_argument("--batch", type=int, nargs="+")
     parser.add_argument("--precision", nargs="+", default=["fp32"], choices=["fp32", "bf16"])
-    parser.add_argument("--compile", action="store_true", help="torch.compile with freezing too")
-    parser.add_argument("--all", action="store_true", help="both precisions and torch.compile")
+    parser.add_argument("--no-compile", action="store_true", help="without torch.compile (freezing)")
     parser.add_argument("--budget", type=float, default=5.0, help="seconds to measure each cell")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--quick", action="store_true", help="two small nets, to see that all works")
@@ -227,30 +225,42 @@ def main() -> None:
     logging.disable(logging.ERROR)
     os.environ.setdefault("OPENVINO_TELEMETRY", "0")
     nets = ["mlp", "tabular_resnet"] if args.quick else args.nets
-    precisions = ["fp32", "bf16"] if args.all else args.precision
-    others = [name for name in OTHERS if name != "torch.compile" or args.compile or args.all]
-
-    table = Table(
-        "inference", "Inference: compile(net, x) beside what runs the plain net", ours="skipway", quick=args.quick
-    )
-    checked = f"{CLOSE['fp32']:g}, in bf16 below {CLOSE['bf16']:g}"
-    table.notes.append(
-        f"{torch.get_num_threads()} threads for each. The others get the plain net, exported for just this batch size; "
-        f"tensors in and out, without copies. Outputs checked against float32 (relative difference below {checked})."
-    )
-    table.notes.append(
-        "Goals: never slower than any but eager, which is at least 1.0x; 1.1x on DenseNets, RepVGG and the MLP at "
-        "batch 32; against eager 1.8x on DenseNet-121 and 4x on ResNet-20 at batch 1. U-Net runs on 128 x 128 pixels."
-    )
-    if not getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)():
-        table.notes.append("This processor has no bf16 arithmetic: in the bf16 cells skipway may compute in float32.")
-    if "torch.compile" not in others:
-        table.notes.append("Without torch.compile (freezing): --compile adds it.")
-    for precision in precisions:
+    others = [name for name in OTHERS if name != "torch.compile" or not (args.no_compile or args.quick)]
+    for precision in args.precision:
+        table = empty(precision, args.quick)
+        if "torch.compile" not in others:
+            table.notes.append("Without torch.compile (freezing).")
         for name in nets:
             for batch in args.batch or ([1] if args.quick else [1, 16, 32] if name == "mlp" else [1, 16]):
                 measure(table, name, batch, precision, others, 1.0 if args.quick else args.budget)
                 save(table)
+
+
+def empty(precision: str, quick: bool) -> Table:
+    """The table of one precision, with what its reader must know."""
+    name, title = "inference", "Inference: compile(net, x) beside what runs the plain net"
+    if precision != "fp32":
+        name, title = f"{name}-{precision}", f"{title}, in {precision}"
+    table = Table(name, title, ours="skipway", quick=quick)
+    table.notes.append(
+        f"{torch.get_num_threads()} threads for each. The others get the plain net, exported for just this batch size; "
+        f"tensors in and out, without copies. Outputs checked against float32 (relative difference below "
+        f"{CLOSE[precision]:g})."
+    )
+    table.notes.append(
+        "Goals: never slower than any but eager, which is at least 1.0x; 1.1x on DenseNets, RepVGG and the MLP at "
+        "batch 32"
+        + ("; against eager 1.8x on DenseNet-121 and 4x on ResNet-20 at batch 1" if precision == "fp32" else "")
+        + ". U-Net runs on 128 x 128 pixels."
+    )
+    if precision == "bf16":
+        table.notes.append("ONNX Runtime computes in float32: it has no bf16 convolutions on CPUs.")
+        if not getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)():
+            table.notes.append(
+                "This processor has no bf16 arithmetic, so that torch emulates it: skipway computes in float32 where "
+                "that is faster, and the column says so."
+            )
+    return table
 
 
 if __name__ == "__main__":

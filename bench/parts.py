@@ -115,7 +115,7 @@ Chains of up to 1,000 layers beside a loop written by hand: here the aim is only
     ),
     Part(
         "Inference",
-        ("inference",),
+        ("inference", "inference-bf16"),
         """
 `skipway.deploy.compile` folds, picks an engine and checks its outputs. The others get the net as it is: eager with
 channels last, `torch.compile` with freezing, and the straightforward export to ONNX Runtime and OpenVINO.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -26,9 +27,9 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Seconds per call of every way, one figure a round, over as many rounds as fill ``budget`` seconds (9 at least).
 
-    Each round times every way once, in turning order, over as many calls as fill ``seconds``: drift of the machine
-    falls on all of them alike. One call before them is not timed: it finds its data out of the caches, and threads of
-    the way before it still spinning on the cores.
+    Each round times every way once, over as many calls as fill ``seconds``: drift of the machine falls on all of them
+    alike. One call before them is not timed: it finds its data out of the caches, and threads of the way before it
+    still spinning on the cores. The order of a round is drawn, so that nobody always follows the same one.
     """
     calls, once = {}, 0.0
     for name, way in ways.items():
@@ -41,9 +42,9 @@ def interleaved(
         once += (1 + calls[name]) * took
     rounds = max(9, int(budget / once))
     found: dict[str, list[float]] = {name: [] for name in ways}
-    order = list(ways)
-    for round_ in range(rounds):
-        for name in order[round_ % len(order) :] + order[: round_ % len(order)]:
+    draw = random.Random(0)
+    for _ in range(rounds):
+        for name in draw.sample(list(ways), len(ways)):
             way, n = ways[name], calls[name]
             way()
             start = time.perf_counter()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
+import random
 import re
 import statistics
 import time
@@ -344,7 +345,8 @@ def _measured(ways: Mapping[K, Callable[[], object]], seconds: float) -> dict[K,
     """Median milliseconds of each, in rounds that time every one: drift of the machine falls on all alike.
 
     Each is called several times in its turn, as it will be in use, the first of them untimed: it finds its weights out
-    of the caches, and the threads of the engine before it still spinning for more.
+    of the caches, and the threads of the engine before it still spinning for more. The order of a round is drawn, so
+    that none always follows the same one.
     """
     calls: dict[K, int] = {}
     once = 0.0
@@ -356,10 +358,9 @@ def _measured(ways: Mapping[K, Callable[[], object]], seconds: float) -> dict[K,
         calls[key] = max(1, int(0.01 / took))
         once += took * (1 + calls[key])
     found: dict[K, list[float]] = {key: [] for key in ways}
-    order = list(ways)
-    for turn in range(max(5, min(200, int(seconds * len(order) / max(once, 1e-6))))):
-        first = turn % len(order)
-        for key in order[first:] + order[:first]:
+    draw = random.Random(0)
+    for _ in range(max(5, min(200, int(seconds * len(ways) / max(once, 1e-6))))):
+        for key in draw.sample(list(ways), len(ways)):
             way, n = ways[key], calls[key]
             way()
             start = time.perf_counter()
