@@ -122,51 +122,49 @@ def test_checkpointing_a_random_drop_draws_the_same_twice():
     assert torch.allclose(gradient, expected, atol=1e-5)
 
 
-@NETS
-def test_data_parallel_of_one_process(make, x4, tmp_path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
-    try:
+def meet(folder):
+    """A process group of this process, which is not taken down: a test that makes it is marked ``alone``."""
+    warnings.simplefilter("ignore")
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=0, world_size=1)
+
+
+@pytest.mark.alone
+def test_data_parallel_of_one_process(x4, tmp_path):
+    meet(tmp_path)
+    for make in (flat, opened, nested):
         net = make()
         wrapped = nn.parallel.DistributedDataParallel(net)
         out = wrapped(x4)
         out.square().sum().backward()
         assert torch.equal(out, net(x4))
         assert all(p.grad is not None for p in net.parameters())
-    finally:
-        dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("make", [opened, nested])  # torch shards no parameter that is a single number
-def test_fully_sharded(make, x4, tmp_path):
+@pytest.mark.alone
+def test_fully_sharded(x4, tmp_path):
     from torch.distributed.fsdp import fully_shard
 
-    net = make()
-    plain = copy.deepcopy(net)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
-        mesh = dist.device_mesh.init_device_mesh("cpu", (1,))
-        try:
-            fully_shard(net[1], mesh=mesh)
-            fully_shard(net, mesh=mesh)
-            optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-            for _ in range(2):  # parameters are put together for each forward, and taken apart after it
-                out = net(x4)
-                assert torch.allclose(out, plain(x4), atol=1e-6)
-                out.square().sum().backward()
-                plain.zero_grad()
-                plain(x4).square().sum().backward()
-                optimizer.step()
-                optimizer.zero_grad()
-                with torch.no_grad():
-                    for p in plain.parameters():
-                        p -= 0.1 * p.grad
-            state = {name: p.full_tensor() for name, p in net.state_dict().items()}
-            assert all(torch.allclose(p, state[name], atol=1e-6) for name, p in plain.state_dict().items())
-        finally:
-            dist.destroy_process_group()
+    meet(tmp_path)
+    mesh = dist.device_mesh.init_device_mesh("cpu", (1,))
+    for make in (opened, nested):  # torch shards no parameter that is a single number
+        net = make()
+        plain = copy.deepcopy(net)
+        fully_shard(net[1], mesh=mesh)
+        fully_shard(net, mesh=mesh)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        for _ in range(2):  # parameters are put together for each forward, and taken apart after it
+            out = net(x4)
+            assert torch.allclose(out, plain(x4), atol=1e-6)
+            out.square().sum().backward()
+            plain.zero_grad()
+            plain(x4).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            with torch.no_grad():
+                for p in plain.parameters():
+                    p -= 0.1 * p.grad
+        state = {name: p.full_tensor() for name, p in net.state_dict().items()}
+        assert all(torch.allclose(p, state[name], atol=1e-6) for name, p in plain.state_dict().items())
 
 
 @pytest.mark.parametrize("make", [opened, nested])

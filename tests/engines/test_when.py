@@ -370,13 +370,11 @@ def test_dropout_between_blocks_draws_the_same_numbers():
     assert equal([mine], [twin(x)])
 
 
+@pytest.mark.alone
 def test_a_distributed_net_trains(net, x, tmp_path):
     twin = plain_twin(net)
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
-    try:
-        out = nn.parallel.DistributedDataParallel(net)(x)
-        out.square().sum().backward()
-    finally:
-        torch.distributed.destroy_process_group()
+    out = nn.parallel.DistributedDataParallel(net)(x)
+    out.square().sum().backward()
     twin(x).square().sum().backward()
     assert equal(grads(net), grads(twin))
