@@ -25,7 +25,7 @@ lint: $(READY)
 experiments: $(READY)
 	$(BIN)/python examples/experiments
 
-# about an hour on two quiet cores; BENCH="--quick" only shows that all works, BENCH="--only dense,fold" runs a part
+# more than an hour and a half on two quiet cores; BENCH="--quick" only shows that all works, BENCH="--only dense,fold" runs a part
 bench: $(PEERS_READY)
 	$(PEERS)/bin/python bench $(BENCH)
 

@@ -5,8 +5,9 @@
 Each script runs alone, in a process of its own. A run that was stopped goes on where it was: what had ended is kept,
 unless the code has changed since, or --fresh. A script that fails does not stop the others: its tables say so.
 
-A full run takes about an hour on two cores, and nothing else should run on the machine meanwhile. --quick only shows
-that all works; its figures mean little, go to bench/results/quick, and leave docs/performance.md alone.
+A full run takes more than an hour and a half on two cores, and nothing else should run on the machine meanwhile.
+--quick only shows that all works; its figures mean little, go to bench/results/quick, and leave docs/performance.md
+alone.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ JOBS = (
     Job("dense-contiguous", "dense.py --contiguous --depths 40", 60, 60),
     Job("depth", "memory.py", 130, 30),
     Job("fold", "fold.py", 60, 20),
-    Job("inference", "inference.py", 1500, 60),
-    Job("inference-bf16", "inference.py --precision bf16 --no-compile", 600, 60),
+    Job("inference", "inference.py", 2700, 60),
+    Job("inference-bf16", "inference.py --precision bf16 --no-compile", 2400, 60),
 )
 
 

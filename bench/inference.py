@@ -2,8 +2,8 @@
 
     python bench/inference.py [resnet18 ...] [--batch 1 16 32] [--precision fp32 bf16] [--no-compile] [--quick]
 
-By default all nets at batch 1 and 16 in float32 (and the MLP at 32). torch.compile with freezing builds for about a
-minute a cell: `--no-compile` leaves it out. Each precision has a table of its own, written after every cell.
+By default all nets at batch 1 and 16 in float32 (and the MLP at 32). torch.compile with freezing builds for up
+to two minutes a cell: `--no-compile` leaves it out. Each precision has a table of its own, written after every cell.
 
 Every contender runs in this process on the same input, with as many threads as torch uses, interleaved round by round.
 The others get the net as its author wrote it, exported for exactly this batch size. All take a tensor and give one,

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 # Before torch is imported. The compiler works in this process, not in a pool of others that waits to be ended;
 # processes that compute together meet on this machine alone, whatever its name resolves to.
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+if sys.platform == "linux":
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 import pytest
 import torch

@@ -54,7 +54,7 @@ def test_numbers_of_many_limbs(wiring, unit):
 
 def test_closed_forms():
     assert by_matrices(every(1), 200) == tuple(math.comb(200, k) for k in range(201))
-    # dense(): value j is read by all later ones, so that a path is any choice of the values between
+    # every later value reads every earlier one, so that a path is any choice of the values between
     assert sum(by_matrices(dense(), 300)) == 2**299
 
 

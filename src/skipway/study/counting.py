@@ -83,7 +83,7 @@ def counts(reads: Reads) -> tuple[int, ...]:
             if j:
                 _finish(reads, block, before, first, j, value, width)
             else:
-                value[0, 0] = 1
+                value[0, 0] = 1  # the input: one path, of no length
             before = value[:, : j + 1]
         blocks.append(block)
     found = [sum(int(limb) << (width * k) for k, limb in enumerate(column)) for column in before.T]

@@ -65,7 +65,8 @@ def ends_of(wiring: Any, layers: int) -> NDArray[np.int64]:
     """The shortcuts of a wiring over so many layers, a row each: start, end, whether it taps the branch."""
     found = _ends(wiring, layers)
     misfits = found[(found[:, 0] < 0) | (found[:, 0] >= found[:, 1]) | (found[:, 1] > layers)]
-    for start, end, _ in misfits.tolist():
+    if len(misfits):
+        start, end, _ = misfits[0].tolist()
         raise ChainError(f"a shortcut {start} -> {end} does not fit a chain of {layers} layers, values 0 to {layers}")
     return found
 

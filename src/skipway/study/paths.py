@@ -209,8 +209,8 @@ def paths(
     """Count all paths from input to output by their length, exactly, and measure which of them carry the gradient.
 
     At every value where a shortcut ends there are several ways on, so that a residual net of n blocks is an ensemble of
-    ``2 ** n`` paths (1605.06431). All of them are counted by dynamic programming over the wiring, in about a
-    second for a thousand layers, or less.
+    ``2 ** n`` paths (1605.06431). All of them are counted by dynamic programming over the wiring, for a thousand layers
+    in about a second or less.
 
     Parameters
     ----------
