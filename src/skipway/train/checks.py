@@ -113,8 +113,19 @@ def wants_pixels(net: nn.Module, device: torch.device, bf16: bool) -> bool:
     >>> wants_pixels(nn.Conv2d(1, 1, 3), torch.device("cpu"), False)
     True
     """
-    images = any(isinstance(m, nn.Conv2d) for m in net.modules())
-    return images and (device.type == "cpu" or (device.type == "cuda" and bf16))
+    convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
+    if device.type == "cpu":
+        return bool(convolutions) and not any(map(_overruns, convolutions))
+    return bool(convolutions) and device.type == "cuda" and bf16
+
+
+def _overruns(m: nn.Conv2d) -> bool:
+    """Whether the backward of a convolution writes where it must not, with the channels last in memory.
+
+    oneDNN's weight gradient of a strided 1x1 convolution on fewer channels than it takes at once, up to 16, ends in
+    wrong numbers, a crash, or never: github.com/uxlfoundation/oneDNN/issues/6035.
+    """
+    return m.kernel_size == (1, 1) and max(m.stride) > 1 and 1 < m.in_channels // m.groups < 16
 
 
 def try_forward(net: nn.Module, source: Source, device: torch.device, where: str, bf16: bool) -> tuple[Any, Tensor]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from skipway.errors import TrainError
 from skipway.train.batches import Source, source_of
@@ -18,6 +19,7 @@ from skipway.train.checks import check_fit, check_options, try_forward
 from skipway.train.compiled import Compiled
 from skipway.train.guard import autocast
 from skipway.train.losses import Loss, choose_loss, count_correct
+from skipway.train.optimizers import clear_gradients
 
 
 class Score(NamedTuple):
@@ -77,9 +79,20 @@ class Task:
     bf16: bool
     compiled: Compiled | None = None
 
-    def step(self) -> AbstractContextManager[None]:
-        """A room for the forward and backward pass of one step."""
-        return nullcontext() if self.compiled is None else self.compiled.step()
+    @property
+    def plain(self) -> bool:
+        """Whether steps run as torch runs them on a CPU."""
+        return self.compiled is None and not self.bf16 and self.device.type == "cpu"
+
+    def gradients(self, x: Tensor, y: Tensor, optimizer: Optimizer) -> tuple[Any, Tensor]:
+        """The forward and backward pass of one step: output and loss, with the gradients in the parameters."""
+        with nullcontext() if self.compiled is None else self.compiled.step():
+            output, loss = self.forward(x, y)
+            if not loss.requires_grad:
+                raise TrainError(f"the loss {self.name} depends on no trainable parameter: is there a detach()?")
+            clear_gradients(optimizer)
+            loss.backward()
+        return output, loss
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Any, Tensor]:
         try:
