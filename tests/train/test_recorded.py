@@ -94,7 +94,7 @@ def test_so_it_does_in_float64_with_a_float_target(quick):
 VOCABULARY = {
     "add": {},
     "cat": {"merge": "cat"},
-    "highway": {"merge": "highway"},
+    "gate": {"merge": "gate"},
     "project": {"path": "project"},
     "rezero": {"scale": sw.Learned(0.0)},
     "drop": {"drop": Drop(0.5)},
@@ -305,7 +305,7 @@ def test_a_failure_of_the_tracer_is_told(blobs, monkeypatch):
         raise RuntimeError("no such\n operator")
 
     monkeypatch.setattr(recorded, "_written", broken)
-    with pytest.raises(TrainError, match="cannot be recorded, RuntimeError: no such operator. Leave recorded out"):
+    with pytest.raises(TrainError, match=r"cannot be recorded, RuntimeError: no such operator\. Leave recorded out"):
         step_of(nn.Linear(4, 3), always=True)(*blobs)
 
 
