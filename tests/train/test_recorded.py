@@ -12,7 +12,7 @@ from skipway.gains import Anneal, Drop, ShakeDrop
 from skipway.merges import Shake, Swapout
 from skipway.train import recorded
 from skipway.train.losses import logitcrossentropy
-from skipway.train.recorded import Recorded, varying
+from skipway.train.recorded import Recorded, varying, watched
 
 
 def weights(net):
@@ -349,3 +349,39 @@ def test_torch_watching_what_is_called_speaks_against_it(blobs):
     with torch.autograd.set_detect_anomaly(True, check_nan=False):
         step.begin()
     assert step.why == "torch watches what is called"
+
+
+def test_an_option_of_a_layer_that_a_callback_changes_holds_from_the_next_epoch(quick, blobs, net):
+    other = copy.deepcopy(net)
+
+    def less(state):
+        state.net[3].p = 0.5 / state.epoch
+
+    quick(net, blobs, epochs=4, recorded=True, callbacks=[less])
+    quick(other, blobs, epochs=4, recorded=False, callbacks=[less])
+    assert same(net, other)
+
+
+def test_a_step_is_recorded_once_where_nothing_changes(quick, blobs, monkeypatch):
+    """No attribute of a chain changes with its forwards."""
+    count = []
+    record = Recorded._record
+    monkeypatch.setattr(Recorded, "_record", lambda self, x, y: (count.append(1), record(self, x, y))[1])
+    net = Chain(Dense(4, 8), sw.BatchNorm(), relu, Skip(Dense(8, 8, relu), drop=Drop(0.2, warmup=5)), Dense(8, 3))
+    quick(net, blobs, epochs=5, recorded=True)
+    assert len(count) == 1
+
+
+@pytest.mark.parametrize("hook", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_hooks_on_parameters_are_called(quick, blobs, net, at_once, hook):
+    calls = []
+    getattr(net[0].weight, hook)(lambda _: calls.append(1))
+    quick(net, blobs, epochs=12)
+    assert len(calls) == 36
+    with pytest.raises(TrainError, match="layer '0' has hooks on a parameter"):
+        quick(net, blobs, recorded=True)
+
+
+def test_nets_that_run_in_a_way_of_their_own_are_left_to_it():
+    assert "DataParallel" in watched(nn.DataParallel(nn.Linear(2, 2)))
+    assert watched(torch.compile(nn.Linear(2, 2), backend="eager"))

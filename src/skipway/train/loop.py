@@ -121,7 +121,7 @@ def fit(
         of an epoch) and the passes over ``test`` run uncompiled. Needs a C++ compiler on the CPU.
     recorded:
         whether the operators of a step are recorded once and played again, without autograd: the same numbers to the
-        last bit, and a small net trains up to twice as fast. ``"auto"`` does so, on the CPU in float32, where the code
+        last bit, in less time where the net is small. ``"auto"`` does so, on the CPU in float32, where the code
         of the net is known to do the same for every batch, after trying which is faster; False never. True also takes
         layers and losses of your own, at your word that they do: what they do in Python, such as counting, is done
         once only.

@@ -41,6 +41,10 @@ LARGE = 1 << 28
 
 #: modules of torch that look at values
 _LOOKING = (nn.MultiheadAttention, nn.modules.rnn.RNNBase, nn.modules.rnn.RNNCellBase, nn.AdaptiveLogSoftmaxWithLoss)
+#: where the code is that keeps what changes in tensors
+_HOUSES = ("skipway.", "torch.nn.modules.", "torch.nn.functional", "torch.nn.utils.parametriz", "torch.functional",
+           "torch._C", "torch._jit_internal", "torch.special")  # fmt: skip
+_TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 #: what the tracer imports when it is first used
@@ -67,10 +71,13 @@ def varying(net: nn.Module, loss: str) -> str:
     >>> varying(nn.Sequential(nn.Linear(2, 2), nn.LSTM(2, 2)), "mse")
     "layer '1' is a LSTM, whose code is not known"
     """
-    if loss not in LOSSES:
-        return f"the loss {loss} is not one of skipway's"
+    return f"the loss {loss} is not one of skipway's" if loss not in LOSSES else _first(net, _varying)
+
+
+def _first(net: nn.Module, ask: Callable[[nn.Module], str]) -> str:
+    """The first answer that a module of a net gives, and which it is."""
     for name, module in net.named_modules():
-        what = _varying(module)
+        what = ask(module)
         if what:
             return f"layer {name!r} {what}" if name else f"the net {what}"
     return ""
@@ -84,8 +91,6 @@ def _varying(module: nn.Module) -> str:
         return f"is a {kind.__name__}, whose code is not known"
     if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is None:
         return "averages over all batches, and counts them"
-    if any(getattr(module, hooks) for hooks in _HOOKS) or "forward" in module.__dict__:
-        return "has hooks, or a forward of its own"
     return ""
 
 
@@ -94,11 +99,31 @@ def _known(thing: Any) -> bool:
     if isinstance(thing, functools.partial):
         return _known(thing.func)
     house = thing.__module__ if isinstance(thing, types.FunctionType) else type(thing).__module__
-    return (house or "").split(".")[0] in ("skipway", "torch") or isinstance(thing, types.BuiltinFunctionType)
+    return (house or "").startswith(_HOUSES) or isinstance(thing, types.BuiltinFunctionType)
 
 
-def watched() -> str:
-    """What would notice that operators are not called as they were; ``""`` where nothing does."""
+def _observed(module: nn.Module) -> str:
+    """What of a module autograd would call, and a recorded step would not."""
+    if any(getattr(module, hooks) for hooks in _HOOKS) or "forward" in module.__dict__:
+        return "has hooks, or a forward of its own"
+    if any(getattr(p, hooks, None) for p in module.parameters(recurse=False) for hooks in _TENSOR_HOOKS):
+        return "has hooks on a parameter"
+    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)) or hasattr(module, "_orig_mod"):
+        return f"is a {type(module).__name__}, which has a way of its own to run"
+    return ""
+
+
+def watched(net: nn.Module) -> str:
+    """What would notice that operators are not called as they were; ``""`` where nothing does.
+
+    >>> net = nn.Sequential(nn.Linear(2, 2))
+    >>> handle = net[0].register_forward_hook(print)
+    >>> watched(net)
+    "layer '0' has hooks, or a forward of its own"
+    """
+    observed = _first(net, _observed)
+    if observed:
+        return observed
     names = ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks",
              "_global_backward_pre_hooks")  # fmt: skip
     if any(getattr(global_hooks, name, None) for name in names):
@@ -107,6 +132,10 @@ def watched() -> str:
     if modes() or torch.is_anomaly_enabled() or torch.are_deterministic_algorithms_enabled():
         return "torch watches what is called"
     return ""
+
+
+#: what an attribute may be that a forward reads: the probability of a dropout, whether a norm is training
+_PLAIN = (bool, int, float, str, tuple, type(None))
 
 
 class Held(NamedTuple):
@@ -121,7 +150,7 @@ class Held(NamedTuple):
         parameters = tuple(net.parameters())
         buffers = tuple(net.buffers())
         state = (
-            *((id(m), m.training, *(len(getattr(m, hooks)) for hooks in _HOOKS)) for m in net.modules()),
+            *((id(m), [item for item in vars(m).items() if isinstance(item[1], _PLAIN)]) for m in net.modules()),
             *((id(t), t.data_ptr(), t.dtype, t.requires_grad, t.stride()) for t in (*parameters, *buffers)),
         )
         return cls(parameters, (*(p.detach() for p in parameters), *buffers), state)
@@ -176,7 +205,7 @@ class Recorded:
         """Called before an epoch: what was changed since the last one is seen, and then recorded anew."""
         if self.why:
             return
-        why = watched() or ("" if self._always else varying(self._net, self._name))
+        why = watched(self._net) or ("" if self._always else varying(self._net, self._name))
         if why:
             self._give_up(why)
         elif self._held is not None and Held.of(self._net).state != self._held.state:
