@@ -54,7 +54,9 @@ loss) and an MLP of three hidden layers of 256 with two shortcuts, on MNIST, wit
 - **plain loop** is what a tutorial shows: a `DataLoader` over tensors, `zero_grad`, loss, `backward`, `step`.
 - **tuned by hand** does all that is known to help: batches cut by index, fused Adam, channels last. It is the rival to
   beat for whoever is ready to write it; `skipway.fit` does the same unasked, and besides adds up loss and accuracy and
-  looks for values that are not finite.
+  looks for values that are not finite. What it does further is to record the operators of a step and play them without
+  autograd ([training.md](training.md#recordedauto)); **skipway.fit, not recorded** is `fit(recorded=False)`, with the
+  same results to the last bit. Recording takes place in the first epoch, like all compiling here.
 - **PyTorch Lightning** runs with `Trainer(barebones=True)`, its mode for raw speed, and a loader without workers, since
   the data lies in memory; **skorch** with a data set of tensors and no callbacks, as its page on performance advises.
   Both train the hand-written module with `torch.optim.Adam` as the plain loop does. With the tuned optimizer and

@@ -11,6 +11,7 @@ from contenders.turns import Job, Turns, arrays, keep_memory
 #: the file of every contender; only this one is imported, with the libraries that it needs
 HOMES = {
     "skipway.fit": "torch_loops", "skipway.fit, bf16": "torch_loops", "skipway.fit, compiled": "torch_loops",
+    "skipway.fit, not recorded": "torch_loops",
     "plain loop": "torch_loops", "plain loop, bf16": "torch_loops",
     "tuned by hand": "torch_loops", "tuned by hand, bf16": "torch_loops",
     "PyTorch Lightning": "torch_peers", "skorch": "torch_peers",

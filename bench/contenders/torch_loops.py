@@ -40,6 +40,10 @@ def precision(option: str) -> Callable[[], AbstractContextManager]:
     return contextlib.nullcontext
 
 
+#: what the rest of a contender's name means to fit
+OPTIONS = {"": {}, "bf16": {"precision": "bf16"}, "compiled": {"compile": True}, "not recorded": {"recorded": False}}
+
+
 def ours(job: Job, turns: Turns, option: str) -> None:
     net = as_chain(job.net)
     turns.ready(size(net))
@@ -47,7 +51,7 @@ def ours(job: Job, turns: Turns, option: str) -> None:
         fit(
             net, (torch.from_numpy(job.x), torch.from_numpy(job.y)), epochs=10**6, batch=job.batch, lr=job.lr,
             optimizer="adam", progress=False, callbacks=[lambda state: not turns.more()],
-            precision="bf16" if option == "bf16" else "fp32", **({"compile": True} if option == "compiled" else {}),
+            **OPTIONS[option],
         )  # fmt: skip
     turns.judged(job, outputs(net, job.test_x))
 
