@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from skipway import BatchNorm, Cat, Chain, Conv, Shortcut, dense, relu
-from skipway.engines import kernel, use_engines
+from skipway.engines import kernel, norms, use_engines
 from skipway.zoo.densenet import cifar_densenet
 
 NORMS = nn.modules.batchnorm._BatchNorm
@@ -135,6 +135,36 @@ def test_a_whole_net(bottleneck, mode):
         x = torch.randn(shape, dtype=torch.float64)
         (_, mine), (_, theirs) = step(net, x), step(plain, x)
         assert_same(mine, theirs, 1e-11 if shape[0] == 1 else 1e-12)  # 4 pixels a channel in the last block
+
+
+@pytest.mark.parametrize("mode", ["keep", "recompute"])
+@pytest.mark.parametrize("gammas", [(1.0, 1.5), (1.0, -1.5), (1.0, 1e-3)])
+def test_scales_move_into_the_convolution_where_all_are_positive_and_none_is_small(gammas, mode, monkeypatch):
+    moved, ramp = set(), norms.Norm.ramp
+
+    def watched(norm, *given):
+        moved.add(norm.scale is not None)
+        return ramp(norm, *given)
+
+    monkeypatch.setattr(norms.Norm, "ramp", watched)
+    made = block(layer(3, 5, bias=True), layer(12, 7), layer(4, 5), gammas=gammas)
+    with torch.no_grad():
+        for norm in (m for m in made.modules() if isinstance(m, NORMS)):
+            norm.bias.clamp_(-2, 2)
+    net, plain = twins(made, mode)
+    x = torch.randn(3, 3, 4, 4, dtype=torch.float64)
+    assert_same(step(net, x)[1], step(plain, x)[1])
+    assert moved == {min(gammas) >= 1}
+
+
+@pytest.mark.parametrize("width", [1, 5, 12, 24, 48, 60])
+def test_statistics_from_tiles_of_few_and_many_columns(width):
+    x = torch.randn(31, width, dtype=torch.float64) + 5
+    collected = norms.Moments()
+    for tile in x.split([8, 6, 1, 16]):
+        collected.add(tile)
+    var, mean = torch.var_mean(x, 0, correction=0)
+    torch.testing.assert_close(collected.result(), (mean, var), rtol=1e-13, atol=0)
 
 
 def test_a_block_between_layers_of_a_chain_and_shortcuts_past_it():

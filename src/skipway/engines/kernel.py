@@ -11,6 +11,7 @@ normalise it afterwards. With ``z = a * x + b`` for a batch norm and its affine 
   ``sum(dh * h) == sum(dz * z) == gamma * dgamma + beta * dbeta``. So ``dgamma`` follows from ``dW``. It is divided by
   gamma: where that is small beside beta or 1, or a channel hardly varies, the sum is formed instead.
 - ``h`` costs less to make again than to read back, so it is never stored.
+- Where all ``a`` are positive, ``relu(a * x + b) == a * relu(x - zero)``, and ``a`` moves into the 1x1 convolution.
 """
 
 from __future__ import annotations
@@ -21,45 +22,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .norms import Late, Moments, Norm, NormSums, Sums
+
 #: what a tile of normalised features may take: so that they are still in a cache when they are read again
 TILE_BYTES = 1 << 21
-
-#: dgamma is a quotient by gamma only where that loses less than a digit: gamma is not small beside beta
-SMALL_GAMMA = 1 / 4
-
-
-@dataclass(frozen=True)
-class Norm:
-    """A batch norm, with the relu after it, as ``a * x + b`` for the statistics of this batch."""
-
-    gamma: Tensor
-    beta: Tensor
-    mean: Tensor
-    rate: Tensor
-    """``1 / sqrt(var + eps)``"""
-    a: Tensor
-    b: Tensor
-    lively: Tensor
-    """whether the variance of a channel is not small beside eps, so that ``xhat`` is of the size of 1"""
-
-    @classmethod
-    def of(cls, gamma: Tensor, beta: Tensor, mean: Tensor, var: Tensor, eps: float) -> Norm:
-        rate = (var + eps).rsqrt()
-        a = gamma * rate
-        return cls(gamma, beta, mean, rate, a, beta - mean * a, var >= eps)
-
-    def relu(self, x: Tensor, out: Tensor) -> Tensor:
-        """``relu(a * x + b)``. Shapes: ``(rows, C)`` all."""
-        return torch.addcmul(self.b, x, self.a, out=out).relu_()
-
-    @property
-    def divides(self) -> bool:
-        """Whether dgamma is the size of its parts in all channels, and no gamma is too small to divide by."""
-        return bool((self.lively & (self.gamma.abs() >= SMALL_GAMMA * (1 + self.beta.abs()))).all())
-
-    def quotient(self, contracted: Tensor, dbeta: Tensor) -> Tensor:
-        """dgamma from ``sum(W * dW)``, a channel each."""
-        return (contracted - self.beta * dbeta) / self.gamma
 
 
 @dataclass(frozen=True)
@@ -91,43 +57,9 @@ class Shape:
     narrow_eps: float = 0.0
 
 
-class Moments:
-    """Mean and biased variance a channel, from those of tiles (Chan et al. 1983): nothing cancels."""
-
-    def __init__(self) -> None:
-        self._rows: list[int] = []
-        self._means: list[Tensor] = []
-        self._vars: list[Tensor] = []
-
-    def add(self, tile: Tensor) -> None:
-        """Take in a tile, ``(N, C, H, W)``."""
-        mean, var = torch.batch_norm_update_stats(tile, None, None, 0.0)
-        self._rows.append(tile.numel() // tile.shape[1])
-        self._means.append(mean)
-        self._vars.append(var)
-
-    def result(self) -> tuple[Tensor, Tensor]:
-        if len(self._rows) == 1:
-            return self._means[0], self._vars[0]
-        dtype = self._means[0].dtype
-        share = torch.tensor(self._rows, dtype=torch.float64).unsqueeze(1) / sum(self._rows)
-        means, vars = torch.stack(self._means).double(), torch.stack(self._vars).double()
-        mean = (share * means).sum(0)
-        var = (share * (vars + (means - mean).square())).sum(0)
-        return mean.to(dtype), var.to(dtype)
-
-
-class Sums:
-    """Sums over rows, from those of tiles."""
-
-    def __init__(self) -> None:
-        self._parts: list[Tensor] = []
-
-    def add(self, tile: Tensor) -> None:
-        self._parts.append(tile.sum(0))
-
-    def result(self) -> Tensor:
-        return torch.stack(self._parts).sum(0, dtype=torch.float64).to(self._parts[0].dtype)
+def _scaled(narrow: Tensor, scale: Tensor | None) -> Tensor:
+    """The weight of a 1x1 convolution that takes over the scale of the norm before it."""
+    return narrow if scale is None else narrow * scale
 
 
 def tiles(total: int, size: int) -> Iterator[tuple[int, int]]:
@@ -209,16 +141,16 @@ class Block:
         assert w.narrow is not None
         c, size = w.narrow.shape[1], self._row_tile(w.narrow.shape[1])
         # with all three matrices row after row, the product is a sixth faster than with one of them turned
-        scratch, turned = self._new(size, c), w.narrow.t().contiguous()
+        scratch, turned = self._new(size, c), _scaled(w.narrow, norm.scale).t().contiguous()
         for start, n in tiles(self.rows, size):
-            h = norm.relu(self.x[start : start + n, :c], scratch[:n])
+            h = norm.ramp(self.x[start : start + n, :c], scratch[:n])
             part = u[start : start + n]
             if w.narrow_bias is None:
                 torch.mm(h, turned, out=part)
             else:
                 torch.addmm(w.narrow_bias, h, turned, out=part)
             if moments is not None:
-                moments.add(part.t()[None, :, :, None])
+                moments.add(part)
 
     def _convolve(self, shape: Shape, w: Weights, norm: Norm, source: Tensor, width: int) -> tuple[Tensor, Tensor]:
         """The last convolution of a layer, into its columns of the buffer; returns their statistics."""
@@ -228,8 +160,9 @@ class Block:
             at = slice(first * self.pixels, (first + count) * self.pixels)
             v = self._as_images(norm.relu(source[at, :width], scratch[: count * self.pixels]))
             y = torch.conv2d(v, w.conv, w.conv_bias, padding=shape.padding, dilation=shape.dilation)
-            moments.add(y)
-            self.x[at, shape.width : shape.width + shape.growth] = self._as_rows(y)
+            rows = self._as_rows(y)
+            moments.add(rows)
+            self.x[at, shape.width : shape.width + shape.growth] = rows
         return moments.result()
 
     # -- backward ------------------------------------------------------------------------------------------------------
@@ -323,7 +256,8 @@ class Block:
         assert w.narrow is not None
         width, c = w.narrow.shape
         size = self._row_tile(c)
-        sums = NormSums(norm)
+        scale, narrow = norm.scale, _scaled(w.narrow, norm.scale)
+        sums = NormSums(norm, scale)
         bias = None if w.narrow_bias is None else Sums()
         h, dh, du = self._new(size, c), self._new(size, c), self._new(size, width)
         dw = w.narrow.new_zeros(c, width)
@@ -332,15 +266,20 @@ class Block:
         for start, n in tiles(self.rows, size):
             at = slice(start, start + n)
             x = self.x[at, :c]
-            h_tile, dh_tile = norm.relu(x, h[:n]), dh[:n]
+            h_tile, dh_tile = norm.ramp(x, h[:n]), dh[:n]
             du_tile = torch.addcmul(base, u[at], slope, out=du[:n]).addcmul_(dz[at], inner.a)
             if bias is not None:
                 bias.add(du_tile)
             dw.addmm_(h_tile.t(), du_tile)
-            torch.mm(du_tile, w.narrow, out=dh_tile)
+            torch.mm(du_tile, narrow, out=dh_tile)
             torch.ops.aten.threshold_backward.grad_input(dh_tile, h_tile, 0, grad_input=dh_tile)
             sums.add(dh_tile, x)
-            g[at, :c].addcmul_(dh_tile, norm.a)
+            if scale is None:
+                g[at, :c].addcmul_(dh_tile, norm.a)
+            else:
+                g[at, :c].add_(dh_tile)
+        if scale is not None:
+            dw *= scale.unsqueeze(1)
         dgamma, dbeta = sums.result((w.narrow.double().t() * dw.double()).sum(1))
         late.add(norm, dgamma, dbeta, self.rows)
         return Weights(
@@ -353,45 +292,3 @@ class Block:
             got.gamma,
             got.beta,
         )
-
-
-@dataclass(frozen=True)
-class Late:
-    """What is subtracted from the gradient of a channel once all layers that read it are through."""
-
-    mean: Tensor
-    shift: Tensor
-    slope: Tensor
-
-    def add(self, norm: Norm, dgamma: Tensor, dbeta: Tensor, rows: int) -> None:
-        c = norm.a.shape[0]
-        self.shift[:c] += norm.a * dbeta / rows
-        self.slope[:c] += norm.a * norm.rate * dgamma / rows
-
-    def applied(self, x: Tensor, g: Tensor, columns: slice, out: Tensor) -> Tensor:
-        """The gradient of some columns of the features, complete, into ``out``. ``x`` are those columns themselves."""
-        slope = self.slope[columns]
-        base = self.mean[columns] * slope - self.shift[columns]
-        return torch.addcmul(base, x, slope, value=-1, out=out).add_(g[:, columns])
-
-
-class NormSums:
-    """dgamma and dbeta of a norm, from tiles of the gradient behind it."""
-
-    def __init__(self, norm: Norm) -> None:
-        self.norm = norm
-        self._beta = Sums()
-        self._gamma = None if norm.divides else Sums()
-
-    def add(self, dz: Tensor, x: Tensor) -> None:
-        """A tile of the gradient, and what was normalised there."""
-        self._beta.add(dz)
-        if self._gamma is not None:
-            self._gamma.add((x - self.norm.mean).mul_(dz))
-
-    def result(self, contracted: Tensor) -> tuple[Tensor, Tensor]:
-        """dgamma and dbeta; ``contracted`` is ``sum(W * dW)`` a channel, of the convolution behind the norm."""
-        dbeta = self._beta.result()
-        if self._gamma is None:
-            return self.norm.quotient(contracted, dbeta).to(dbeta.dtype), dbeta
-        return self._gamma.result() * self.norm.rate, dbeta
