@@ -8,11 +8,13 @@ from torch import nn
 
 import skipway as sw
 from skipway import Chain, Conv, Dense, Flatten, MaxPool, Skip, TrainError, relu
+from skipway.engines import use_engines
 from skipway.gains import Anneal, Drop, ShakeDrop
 from skipway.merges import Shake, Swapout
 from skipway.train import recorded
 from skipway.train.losses import logitcrossentropy
 from skipway.train.recorded import Recorded, varying, watched
+from skipway.zoo.densenet import block
 
 
 def weights(net):
@@ -226,6 +228,13 @@ def test_what_is_not_known_is_not_recorded_unasked(layer, why):
     step = step_of(net, steps=10**9)
     step.begin()
     assert step.why == why
+
+
+def test_dense_blocks_are_left_to_their_engine():
+    net = block(4, growth=12).build((16, 8, 8))
+    assert varying(net, "mse") == "the net has dense blocks, which an engine may run"
+    use_engines(net, "off")
+    assert not varying(net, "mse")
 
 
 def test_a_loss_of_ones_own_is_not_recorded_unasked():

@@ -91,6 +91,8 @@ def _varying(module: nn.Module) -> str:
         return f"is a {kind.__name__}, whose code is not known"
     if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is None:
         return "averages over all batches, and counts them"
+    if getattr(module, "_segments", ()) and getattr(module, "_engine", "off") != "off":
+        return "has dense blocks, which an engine may run"
     return ""
 
 
