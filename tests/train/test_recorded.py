@@ -371,6 +371,18 @@ def test_an_option_of_a_layer_that_a_callback_changes_holds_from_the_next_epoch(
     assert same(net, other)
 
 
+def test_a_net_that_changes_all_the_time_is_not_recorded_again_and_again(quick, blobs, net, at_once, monkeypatch):
+    count = []
+    record = Recorded._record
+    monkeypatch.setattr(Recorded, "_record", lambda self, x, y: (count.append(1), record(self, x, y))[1])
+
+    def less(state):
+        state.net[3].p = 0.5 / state.epoch
+
+    quick(net, blobs, epochs=12, batch=3, callbacks=[less])
+    assert len(count) == recorded.CHANGES + 1
+
+
 def test_a_step_is_recorded_once_where_nothing_changes(quick, blobs, monkeypatch):
     """No attribute of a chain changes with its forwards."""
     count = []

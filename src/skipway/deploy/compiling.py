@@ -5,14 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
-import random
 import re
-import statistics
-import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,8 +20,7 @@ from skipway.errors import ChainError, nearest
 from .engines import ENGINES, Engine, Precision, Run, Unfit, forget
 from .folding import Folded, fold
 from .layers import Clamp
-
-K = TypeVar("K")
+from .measure import measured
 
 #: the largest difference from the net, relative to its largest output, with which an engine is used
 CLOSE = {"fp32": 1e-4, "bf16": 0.1}
@@ -206,6 +202,9 @@ def compile(
     expected = _expected(net, example)
     tried: list[tuple[Run | None, Candidate]] = []
     for name, computes in itertools.product(names, _precisions(precision, names)):
+        if computes == "bf16" and len(names) > 1 and _emulates_bf16(example):
+            tried.append((None, Candidate(name, computes, why="this processor has no bf16 arithmetic")))
+            continue
         for norms in [norms for norms in chains if not norms or ENGINES[name].norms]:
             tried.append(_try(Candidate(name, computes, norms), chains[norms], example, precision, expected))
     for chain in chains.values():
@@ -215,9 +214,12 @@ def compile(
         whys = "; ".join(f"{c.name}: {c.why}" for _, c in tried)
         asked = f"engine={engine!r} cannot be used" if len(names) == 1 else "no engine can be used"
         raise ChainError(f"{asked}: {tried[0][1].why if len(tried) == 1 else whys}")
-    took = _measured({candidate: _call(run, example) for candidate, run in runs.items()}, seconds)
-    ranked = sorted((c for _, c in tried), key=lambda c: took.get(c, float("inf")))
-    candidates = tuple(replace(c, milliseconds=took.get(c, float("nan"))) for c in ranked)
+    took, behind = measured({candidate: _call(run, example) for candidate, run in runs.items()}, seconds)
+    ranked = sorted((c for _, c in tried), key=lambda c: (c in behind, took.get(c, float("inf"))))
+    candidates = tuple(
+        replace(c, milliseconds=took.get(c, float("nan")), why=c.why or ("far behind" if c in behind else ""))
+        for c in ranked
+    )
     return Compiled(runs[ranked[0]], chains[ranked[0].norms], example, precision, candidates)
 
 
@@ -261,6 +263,12 @@ def load(path: str | os.PathLike[str], engine: str | None = None) -> Compiled:
 def _precisions(asked: Precision, names: list[str]) -> list[Precision]:
     """The precisions to try: float32 is allowed for bf16 too, where it is not one engine that was asked for."""
     return ["bf16", "fp32"] if asked == "bf16" and len(names) > 1 else [asked]
+
+
+def _emulates_bf16(example: Tensor) -> bool:
+    """Whether bf16 would be computed by way of float32, which is slower than float32 and no better."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return example.device.type == "cpu" and supported is not None and not supported()
 
 
 def _named(engine: str, device: str) -> list[str]:
@@ -339,32 +347,3 @@ def _call(run: Run, example: Tensor) -> Callable[[], object]:
         torch.cuda.synchronize()
 
     return call
-
-
-def _measured(ways: Mapping[K, Callable[[], object]], seconds: float) -> dict[K, float]:
-    """Median milliseconds of each, in rounds that time every one: drift of the machine falls on all alike.
-
-    Each is called several times in its turn, as it will be in use, the first of them untimed: it finds its weights out
-    of the caches, and the threads of the engine before it still spinning for more. The order of a round is drawn, so
-    that none always follows the same one.
-    """
-    calls: dict[K, int] = {}
-    once = 0.0
-    for key, way in ways.items():
-        way()
-        start = time.perf_counter()
-        way()
-        took = max(time.perf_counter() - start, 1e-6)
-        calls[key] = max(1, int(0.01 / took))
-        once += took * (1 + calls[key])
-    found: dict[K, list[float]] = {key: [] for key in ways}
-    draw = random.Random(0)
-    for _ in range(max(5, min(200, int(seconds * len(ways) / max(once, 1e-6))))):
-        for key in draw.sample(list(ways), len(ways)):
-            way, n = ways[key], calls[key]
-            way()
-            start = time.perf_counter()
-            for _ in range(n):
-                way()
-            found[key].append((time.perf_counter() - start) / n)
-    return {key: 1e3 * statistics.median(times) for key, times in found.items()}

@@ -36,6 +36,8 @@ TRIED = 5
 #: seconds that recording takes (2 for what torch imports the first time, 0.02 for every module), and the share of a
 #: step that is expected in return
 FIRST, COST, GAIN = 2.0, 0.02, 0.2
+#: how often a step is recorded anew, unasked
+CHANGES = 3
 #: bytes that the values of a step may take: what is gained is Python's time, and nothing beside steps that are larger
 LARGE = 1 << 28
 
@@ -201,6 +203,7 @@ class Recorded:
         self._held: Held | None = None
         self.straight: Straight | None = None
         self._decided = False
+        self._changes = 0
         self.why = ""
 
     def begin(self) -> None:
@@ -211,6 +214,10 @@ class Recorded:
         if why:
             self._give_up(why)
         elif self._held is not None and Held.of(self._net).state != self._held.state:
+            self._changes += 1
+            if self._changes > CHANGES and not self._always:
+                self._give_up("the net changes from epoch to epoch")
+                return
             self.straight = self._held = None
             self._seen, self._decided, self._took = 0, False, {False: [], True: []}
 
