@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+#: seconds of a call that needs no other before it to be timed fairly
+LONG = 0.05
+
 
 def machine() -> str:
     """One line on where the figures come from."""
@@ -23,39 +26,35 @@ def machine() -> str:
 
 
 def interleaved(
-    ways: Mapping[str, Callable[[], object]],
-    *,
-    budget: float = 12.0,
-    seconds: float = 0.02,
-    least: int = 9,
-    pause: float = 0.0,
+    ways: Mapping[str, Callable[[], object]], *, budget: float = 12.0, seconds: float = 0.02, least: int = 9
 ) -> dict[str, list[float]]:
-    """Seconds per call of every way, one figure a round, over as many rounds as fill ``budget`` seconds (``least`` at
-    least).
+    """Seconds per call of every way, one figure a round, over as many rounds as fill ``budget`` seconds, or ``least``.
 
     Each round times every way once, over as many calls as fill ``seconds``: drift of the machine falls on all of them
-    alike. One call before them is not timed: it finds its data out of the caches. Threads of the way before it may
-    still be spinning on the cores: ``pause`` seconds before every turn let them go to sleep. The order of a round is
-    drawn, so that nobody always follows the same one.
+    alike. Where calls are short, one before them is not timed: it finds its data out of the caches, and threads of the
+    way before it still spinning on the cores. The order of a round is drawn, so that nobody always follows the same
+    one.
     """
-    calls, once = {}, 0.0
+    calls, untimed, once = {}, {}, 0.0
     for name, way in ways.items():
-        for _ in range(3):
-            way()
-        start = time.perf_counter()
         way()
-        took = max(time.perf_counter() - start, 1e-9)
+        for _ in range(2):  # the first call may still set things up
+            start = time.perf_counter()
+            way()
+            took = max(time.perf_counter() - start, 1e-9)
+            if took > LONG:
+                break
         calls[name] = max(1, int(seconds / took))
-        once += pause + (1 + calls[name]) * took
+        untimed[name] = took < LONG
+        once += (untimed[name] + calls[name]) * took
     rounds = max(least, int(budget / once))
     found: dict[str, list[float]] = {name: [] for name in ways}
     draw = random.Random(0)
     for _ in range(rounds):
         for name in draw.sample(list(ways), len(ways)):
             way, n = ways[name], calls[name]
-            if pause:
-                time.sleep(pause)
-            way()
+            if untimed[name]:
+                way()
             start = time.perf_counter()
             for _ in range(n):
                 way()

@@ -20,8 +20,10 @@ from skipway.errors import ChainError, nearest
 from .engines import ENGINES, Engine, Precision, Run, Unfit, forget
 from .folding import Folded, fold
 from .layers import Clamp
-from .measure import measured
+from .measure import measured, seconds_of
 
+#: seconds a call of the net takes at most for engines to be tried on one thread
+SMALL = 0.02
 #: the largest difference from the net, relative to its largest output, with which an engine is used
 CLOSE = {"fp32": 1e-4, "bf16": 0.1}
 
@@ -38,6 +40,8 @@ class Candidate:
         the precision it computes in.
     norms:
         whether it was given norm and relu as they were, rather than the clamp that folding makes of them.
+    alone:
+        whether it runs on one thread, which is faster where the net is so small that threads wait for each other.
     milliseconds:
         the median time of a call on the example; ``nan`` where it was not measured.
     difference:
@@ -49,6 +53,7 @@ class Candidate:
     engine: str
     computes: Precision = "fp32"
     norms: bool = False
+    alone: bool = False
     milliseconds: float = float("nan")
     difference: float = float("nan")
     why: str = ""
@@ -56,7 +61,7 @@ class Candidate:
     @property
     def name(self) -> str:
         """What a table calls it."""
-        return self.engine + (", norms" if self.norms else "")
+        return self.engine + (", norms" if self.norms else "") + (", 1 thread" if self.alone else "")
 
 
 class Compiled:
@@ -133,11 +138,11 @@ class Compiled:
 
     def __str__(self) -> str:
         lines = [f"compiled for {self.engine}, {self.precision}, on input {tuple(self._example.shape)}"]
-        lines.append(f"  {'engine':18} {'in':4} {'ms':>9} {'difference':>11}")
+        lines.append(f"  {'engine':28} {'in':4} {'ms':>9} {'difference':>11}")
         for c in self.candidates:
             took = "" if c.milliseconds != c.milliseconds else f"{c.milliseconds:.3f}"
             apart = "" if c.difference != c.difference else f"{c.difference:.1e}"
-            lines.append(f"  {c.name:18} {c.computes:4} {took:>9} {apart:>11}  {c.why}".rstrip())
+            lines.append(f"  {c.name:28} {c.computes:4} {took:>9} {apart:>11}  {c.why}".rstrip())
         return "\n".join(lines)
 
     def __repr__(self) -> str:
@@ -200,13 +205,19 @@ def compile(
     clamped = folded is not net and any(isinstance(module, Clamp) for module in folded.modules())
     chains = {False: folded} | ({True: fold(net, check=False, clamps=False)} if clamped else {})
     expected = _expected(net, example)
+    with torch.no_grad():
+        small = torch.get_num_threads() > 1 and seconds_of(lambda: net(example)) < SMALL
     tried: list[tuple[Run | None, Candidate]] = []
     for name, computes in itertools.product(names, _precisions(precision, names)):
         if computes == "bf16" and len(names) > 1 and _emulates_bf16(example):
             tried.append((None, Candidate(name, computes, why="this processor has no bf16 arithmetic")))
             continue
-        for norms in [norms for norms in chains if not norms or ENGINES[name].norms]:
-            tried.append(_try(Candidate(name, computes, norms), chains[norms], example, precision, expected))
+        kinds = itertools.product(
+            [norms for norms in chains if not norms or ENGINES[name].norms],
+            [alone for alone in (False, small) if not alone or ENGINES[name].alone],
+        )
+        for norms, alone in dict.fromkeys(kinds):
+            tried.append(_try(Candidate(name, computes, norms, alone), chains[norms], example, precision, expected))
     for chain in chains.values():
         forget(chain)
     runs = {candidate: run for run, candidate in tried if run is not None}
@@ -215,7 +226,7 @@ def compile(
         asked = f"engine={engine!r} cannot be used" if len(names) == 1 else "no engine can be used"
         raise ChainError(f"{asked}: {tried[0][1].why if len(tried) == 1 else whys}")
     took, behind = measured({candidate: _call(run, example) for candidate, run in runs.items()}, seconds)
-    ranked = sorted((c for _, c in tried), key=lambda c: (c in behind, took.get(c, float("inf"))))
+    ranked = sorted((c for _, c in tried), key=lambda c: (c not in took, c in behind, took.get(c, 0.0)))
     candidates = tuple(
         replace(c, milliseconds=took.get(c, float("nan")), why=c.why or ("far behind" if c in behind else ""))
         for c in ranked
@@ -296,7 +307,8 @@ def _try(
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # exporters warn of what is theirs to mend
-            run = engine.build(chain, example, candidate.computes)
+            alone = {"threads": 1} if candidate.alone else {}
+            run = engine.build(chain, example, candidate.computes, **alone)
             found = run(example)
             apart = _apart(expected, found)
             if len(example) > 1 and found.shape == expected.shape:  # and with another number of rows

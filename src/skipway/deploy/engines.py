@@ -48,13 +48,16 @@ class Engine:
         kinds of device it runs on.
     norms:
         whether it may run norm and relu faster than the clamp that folding makes of them.
+    alone:
+        whether it has threads of its own, and may be told to use one: ``build`` takes ``threads=1`` then.
     """
 
-    build: Callable[[Chain, Tensor, Precision], Run]
+    build: Callable[..., Run]
     needs: tuple[str, ...] = ()
     extra: str = ""
     devices: tuple[str, ...] = ("cpu", "cuda")
     norms: bool = False
+    alone: bool = False
 
     @property
     def missing(self) -> str:
@@ -215,13 +218,14 @@ def forget(chain: Chain) -> None:
     _EXPORTED.pop(chain, None)
 
 
-def onnxruntime(chain: Chain, example: Tensor, precision: Precision) -> Run:
+def onnxruntime(chain: Chain, example: Tensor, precision: Precision, threads: int | None = None) -> Run:
     """ONNX Runtime on the CPU, for any number of rows."""
     import onnxruntime as ort
 
     if precision != "fp32":
         raise Unfit("ONNX Runtime has no bf16 kernels on CPUs")
-    session = ort.InferenceSession(onnx_bytes(chain, example), session_options(ort), providers=["CPUExecutionProvider"])
+    options = session_options(ort, threads)
+    session = ort.InferenceSession(onnx_bytes(chain, example), options, providers=["CPUExecutionProvider"])
     name, names = session.get_inputs()[0].name, [session.get_outputs()[0].name]
     run = getattr(session, "_sess", session).run  # the wrapper around it takes a microsecond a call
 
@@ -250,10 +254,10 @@ def onnx_bytes(chain: Chain, example: Tensor) -> bytes:
     return data
 
 
-def session_options(ort: Any) -> Any:
+def session_options(ort: Any, threads: int | None = None) -> Any:
     """How ONNX Runtime runs: with as many threads as torch, and quietly. All optimisations are its default."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = 3
     return options
 
@@ -312,7 +316,7 @@ ENGINES: dict[str, Engine] = {
     "onednn": Engine(onednn, devices=("cpu",)),
     "cuda_graph": Engine(cuda_graph, devices=("cuda",)),
     "compile": Engine(compiled),
-    "onnxruntime": Engine(onnxruntime, ("onnx", "onnxscript", "onnxruntime"), "onnx", ("cpu",), norms=True),
+    "onnxruntime": Engine(onnxruntime, ("onnx", "onnxscript", "onnxruntime"), "onnx", ("cpu",), norms=True, alone=True),
     "openvino": Engine(openvino, ("openvino",), "openvino", ("cpu",), norms=True),
 }
 

@@ -13,6 +13,8 @@ K = TypeVar("K")
 
 #: how many times slower than the best a first call may be of what is measured at all, and then of what is measured on
 FAR, NEAR = 4.0, 1.25
+#: seconds of a call that needs no other to be timed fairly
+LONG = 0.05
 #: rounds of measuring, at most
 ROUNDS = 200
 
@@ -26,17 +28,18 @@ def measured(ways: Mapping[K, Callable[[], object]], seconds: float) -> tuple[di
     first: dict[K, float] = {}
     best = float("inf")
     for key, way in ways.items():
-        first[key] = _seconds(way)
-        if first[key] < 10 * FAR * best:  # else not even a second call could bring it near
-            first[key] = min(first[key], _seconds(way))
+        first[key] = seconds_of(way)
+        if first[key] < LONG:
+            first[key] = min(first[key], seconds_of(way))
         best = min(best, first[key])
     running = {key: way for key, way in ways.items() if first[key] <= FAR * best}
     found: dict[K, list[float]] = {key: [] for key in running}
     draw = random.Random(0)
-    for share in (1 / 3, 2 / 3):
+    for share, least in ((1 / 3, 1), (2 / 3, 3)):
         until = time.perf_counter() + share * seconds * len(running)
         for turn in itertools.count():
-            if turn >= ROUNDS or (turn >= 3 and time.perf_counter() > until):
+            enough = 1 if len(running) == 1 else least
+            if turn >= ROUNDS or (turn >= enough and time.perf_counter() > until):
                 break
             _round(running, first, found, draw)
         middle = {key: statistics.median(times) for key, times in found.items()}
@@ -44,7 +47,8 @@ def measured(ways: Mapping[K, Callable[[], object]], seconds: float) -> tuple[di
     return {key: 1e3 * middle.get(key, first[key]) for key in ways}, set(ways) - set(middle)
 
 
-def _seconds(way: Callable[[], object]) -> float:
+def seconds_of(way: Callable[[], object]) -> float:
+    """How long one call takes."""
     start = time.perf_counter()
     way()
     return max(time.perf_counter() - start, 1e-6)
@@ -56,11 +60,12 @@ def _round(
     """Time every way, in an order that is drawn: drift of the machine falls on all alike, and none follows the same.
 
     Each is called several times in its turn, as it will be in use, the first of them untimed: it finds its weights out
-    of the caches, and the threads of the engine before it still spinning for more.
+    of the caches, and the threads of the engine before it still spinning for more. Neither matters to a long call.
     """
     for key in draw.sample(list(ways), len(ways)):
         way, n = ways[key], max(1, int(0.01 / once[key]))
-        way()
+        if once[key] < LONG:
+            way()
         start = time.perf_counter()
         for _ in range(n):
             way()
