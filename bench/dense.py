@@ -1,6 +1,6 @@
 """Training DenseNet-BC (k = 12) on images of CIFAR's size: the dense block engine beside the usual ways.
 
-    python bench/dense.py [--depths 40 70 100] [--batch 64] [--rounds 5]
+    python bench/dense.py [--depths 40 70 100] [--batch 64] [--rounds 5] [--steps 2]
                           [--compiled] [--allocator] [--contiguous] [--quick]
 
 A step is forward, cross-entropy and backward, in float32 and training mode. Contenders, all on the same weights:
@@ -11,10 +11,14 @@ A step is forward, cross-entropy and backward, in float32 and training mode. Con
   (torch.utils.checkpoint over the concatenation, as the memory-efficient DenseNets of 1707.06990 and torchvision do);
 - compiled, with --compiled: torch.compile of plain.
 
-Times are taken in one process, in turning order, a step of each in every round. Memory is the peak of the resident set
-over what the process had before its first step, two steps in a process for each contender, and beside it the bytes that
-autograd kept between forward and backward. All nets and images are channels last, which is faster for all; --contiguous
-leaves them contiguous. The allocator is left as it is; --allocator tells glibc in all processes to keep freed memory.
+Every contender runs in a process of its own, so that none finds the memory that another one freed. All are alive at
+once and take turns, in turning order; a turn is a step that does not count (what a process freed before it waited may
+have gone back to the machine, or to the host of a virtual one, in between) and then --steps in a row, of which the
+median is the figure of the round. Page faults a step tell how much memory was fetched anew. Memory is the peak of the
+resident set over what the process had before its first step, two steps in a process for each contender, and beside it
+the bytes that autograd kept between forward and backward. All nets and images are channels last, which is faster for
+all; --contiguous leaves them contiguous. The allocator is left as it is; --allocator tells glibc in all processes to
+keep freed memory.
 """
 
 from __future__ import annotations
@@ -24,10 +28,14 @@ import copy
 import ctypes
 import gc
 import json
+import resource
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
@@ -43,6 +51,8 @@ from skipway.zoo.densenet import cifar_densenet
 CONTENDERS = ("engine", "engine, recompute", "plain", "checkpointed")
 TIME_GOALS = {"plain": 1.5, "checkpointed": 1.5}
 MEMORY_GOALS = {"plain": 3.5}
+GOALS_AT = 100
+"""the depth whose goals these are"""
 
 
 class Checkpointed(nn.Module):
@@ -152,14 +162,19 @@ def memory_of(name: str, depth: int, options: argparse.Namespace) -> dict[str, i
     return {"peak": peak, "kept": 0 if name in ("compiled", "checkpointed") else kept(net, x)}
 
 
+def command(what: str, name: str, depth: int, options: argparse.Namespace) -> list[str]:
+    """This script as one contender: ``what`` is ``--one`` for its memory, ``--turns`` for its time."""
+    given = [sys.executable, __file__, what, name, "--depths", str(depth), "--batch", str(options.batch)]
+    given += ["--steps", str(options.steps)]
+    return given + ["--allocator"] * options.allocator + ["--contiguous"] * options.contiguous
+
+
 def memory(names: list[str], depth: int, options: argparse.Namespace) -> tuple[dict, dict, dict]:
     found: dict[str, list[float]] = {}
     more: dict[str, dict[str, str]] = {}
     failed: dict[str, str] = {}
     for name in names:
-        command = [sys.executable, __file__, "--one", name, "--depths", str(depth), "--batch", str(options.batch)]
-        command += ["--allocator"] * options.allocator + ["--contiguous"] * options.contiguous
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command("--one", name, depth, options), capture_output=True, text=True)
         if done.returncode:
             failed[name] = (done.stderr.strip().splitlines() or ["?"])[-1][:200]
             continue
@@ -169,19 +184,79 @@ def memory(names: list[str], depth: int, options: argparse.Namespace) -> tuple[d
     return found, more, failed
 
 
-def times(names: list[str], depth: int, options: argparse.Namespace) -> dict[str, list[float]]:
-    """Seconds per step of every contender, one a round."""
+def faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def take_turns(name: str, depth: int, options: argparse.Namespace) -> None:
+    """One contender: a line of seconds and page faults a step for every line that comes in."""
     net, x, y = made(depth, options.batch, options.contiguous)
-    ways = {name: step(contender(name, net), x, y) for name in names}
-    for way in ways.values():
-        way()
-    found: dict[str, list[float]] = {name: [] for name in names}
-    for round_ in range(options.rounds):
-        for name in [*names[round_ % len(names) :], *names[: round_ % len(names)]]:
+    once = step(contender(name, net), x, y)
+    for _ in sys.stdin:
+        once()
+        seconds, before = [], faults()
+        for _ in range(options.steps):
             start = time.perf_counter()
-            ways[name]()
-            found[name].append(time.perf_counter() - start)
-    return found
+            once()
+            seconds.append(time.perf_counter() - start)
+        got = {"seconds": statistics.median(seconds), "faults": (faults() - before) / options.steps}
+        print("turn " + json.dumps(got), flush=True)
+
+
+class Waiting:
+    """A contender in a process of its own, which computes only when it is its turn."""
+
+    def __init__(self, name: str, depth: int, options: argparse.Namespace) -> None:
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            command("--turns", name, depth, options),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
+        )  # fmt: skip
+
+    def turn(self) -> dict[str, float]:
+        with suppress(BrokenPipeError):  # it has ended: why is in its log
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
+        for line in self.process.stdout:  # a compiler may say something too
+            if line.startswith("turn "):
+                return json.loads(line[5:])
+        self.process.wait()
+        self.log.seek(0)
+        raise RuntimeError((self.log.read().strip().splitlines() or ["?"])[-1][:200])
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for file in (self.process.stdin, self.process.stdout, self.log):
+            with suppress(BrokenPipeError):
+                file.close()
+
+
+def times(names: list[str], depth: int, options: argparse.Namespace) -> tuple[dict, dict, dict]:
+    """Seconds per step of every contender, one figure a round; its page faults; and why some have none."""
+    found: dict[str, list[float]] = {}
+    fetched: dict[str, list[float]] = {}
+    failed: dict[str, str] = {}
+    with ExitStack() as stack:
+        alive: dict[str, Waiting] = {}
+        for name in names:
+            alive[name] = Waiting(name, depth, options)
+            stack.callback(alive[name].close)
+        for round_ in range(-1, options.rounds):  # in the first, which does not count, some compile
+            for name in [*names[round_ % len(names) :], *names[: round_ % len(names)]]:
+                if name in failed:
+                    continue
+                try:
+                    got = alive[name].turn()
+                except RuntimeError as error:
+                    failed[name] = str(error)
+                    continue
+                if round_ >= 0:
+                    found.setdefault(name, []).append(got["seconds"])
+                    fetched.setdefault(name, []).append(got["faults"])
+    found = {name: values for name, values in found.items() if name not in failed}
+    more = {name: {"page faults": f"{statistics.median(fetched[name]):,.0f}"} for name in found}
+    return found, more, failed
 
 
 def difference() -> float:
@@ -200,11 +275,13 @@ def main() -> None:
     parser.add_argument("--depths", type=int, nargs="+", default=[40, 70, 100])
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=2, help="steps of a turn that count")
     parser.add_argument("--compiled", action="store_true", help="torch.compile too, which takes minutes")
     parser.add_argument("--allocator", action="store_true", help="keep freed memory, in all processes")
     parser.add_argument("--contiguous", action="store_true", help="nets and images as they are by default")
     parser.add_argument("--quick", action="store_true", help="smaller nets and batches: to see that it runs")
     parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--turns", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.quick:
         options.depths, options.batch, options.rounds = [16, 22, 28], 16, 2
@@ -212,6 +289,9 @@ def main() -> None:
         keep_memory()
     if options.one:
         print(json.dumps(memory_of(options.one, options.depths[0], options)))
+        return
+    if options.turns:
+        take_turns(options.turns, options.depths[0], options)
         return
     names = [*CONTENDERS, *["compiled"] * options.compiled]
     suffix = ("_allocator" if options.allocator else "") + ("_contiguous" if options.contiguous else "")
@@ -224,21 +304,29 @@ def main() -> None:
         f"Engine and plain in float64: gradients differ by at most {difference():.0e} of their largest value.",
     ]
     deepest = max(options.depths)
+    goals_at = deepest if options.quick else GOALS_AT
     table = record.Table(
         f"dense_memory{suffix}", "DenseNet training: memory", ours="engine", unit="MB", quick=options.quick
     )
     table.notes = [*notes, "Peak of the resident set over what it was before the first step, a process each."]
     for depth in options.depths:
         found, more, failed = memory(names, depth, options)
-        goals = MEMORY_GOALS if depth == deepest else {}
+        goals = MEMORY_GOALS if depth == goals_at else {}
         table.add(f"BC-{depth}", found, goals=goals, more=more, failed=failed)
     record.save(table)
     table = record.Table(
         f"dense{suffix}", "DenseNet training: time per step", ours="engine", unit="ms", quick=options.quick
     )
-    table.notes = [*notes, "One process, in turning order."]
+    table.notes = [
+        *notes,
+        f"A process each, in turning order; a turn is {options.steps} steps in a row after one that does not count.",
+        "Page faults: pages of memory fetched anew in a step, which takes plain and checkpointed more or less time from "
+        + "minute to minute, and moves their figures.",
+    ]
     for depth in options.depths if options.quick else sorted({min(options.depths), deepest}):
-        table.add(f"BC-{depth}", times(names, depth, options), goals=TIME_GOALS if depth == deepest else {})
+        found, more, failed = times(names, depth, options)
+        goals = TIME_GOALS if depth == goals_at else {}
+        table.add(f"BC-{depth}", found, goals=goals, more=more, failed=failed)
     record.save(table)
 
 

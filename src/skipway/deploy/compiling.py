@@ -170,7 +170,7 @@ def compile(
         sooner; ``"all"`` tries everything.
     precision:
         ``"fp32"`` or ``"bf16"``, which says how much may be rounded: where several engines are tried, those that
-        compute in float32 compete too, and win on processors without bf16. Inputs and outputs are float32 in both.
+        compute in float32 compete too, alone on processors without bf16. Inputs and outputs are float32 in both.
     seconds:
         about how long to measure each engine.
 
