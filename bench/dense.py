@@ -320,8 +320,7 @@ def main() -> None:
     table.notes = [
         *notes,
         f"A process each, in turning order; a turn is {options.steps} steps in a row after one that does not count.",
-        "Page faults: pages of memory fetched anew in a step, which takes plain and checkpointed more or less time from "
-        + "minute to minute, and moves their figures.",
+        "Page faults: pages of memory fetched anew in a step. What that takes changes from minute to minute.",
     ]
     for depth in options.depths if options.quick else sorted({min(options.depths), deepest}):
         found, more, failed = times(names, depth, options)
