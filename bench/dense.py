@@ -32,10 +32,9 @@ import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -44,6 +43,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import record
+from process import Process
 from skipway.compiling import compile_alone
 from skipway.engines import use_engines
 from skipway.zoo.densenet import cifar_densenet
@@ -51,8 +51,8 @@ from skipway.zoo.densenet import cifar_densenet
 CONTENDERS = ("engine", "engine, recompute", "plain", "checkpointed")
 TIME_GOALS = {"plain": 1.5, "checkpointed": 1.5}
 MEMORY_GOALS = {"plain": 3.5}
+#: the depth whose goals these are
 GOALS_AT = 100
-"""the depth whose goals these are"""
 
 
 class Checkpointed(nn.Module):
@@ -200,36 +200,7 @@ def take_turns(name: str, depth: int, options: argparse.Namespace) -> None:
             once()
             seconds.append(time.perf_counter() - start)
         got = {"seconds": statistics.median(seconds), "faults": (faults() - before) / options.steps}
-        print("turn " + json.dumps(got), flush=True)
-
-
-class Waiting:
-    """A contender in a process of its own, which computes only when it is its turn."""
-
-    def __init__(self, name: str, depth: int, options: argparse.Namespace) -> None:
-        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        self.process = subprocess.Popen(
-            command("--turns", name, depth, options),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
-        )  # fmt: skip
-
-    def turn(self) -> dict[str, float]:
-        with suppress(BrokenPipeError):  # it has ended: why is in its log
-            self.process.stdin.write("go\n")
-            self.process.stdin.flush()
-        for line in self.process.stdout:  # a compiler may say something too
-            if line.startswith("turn "):
-                return json.loads(line[5:])
-        self.process.wait()
-        self.log.seek(0)
-        raise RuntimeError((self.log.read().strip().splitlines() or ["?"])[-1][:200])
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        for file in (self.process.stdin, self.process.stdout, self.log):
-            with suppress(BrokenPipeError):
-                file.close()
+        print(json.dumps({"turn": got}), flush=True)
 
 
 def times(names: list[str], depth: int, options: argparse.Namespace) -> tuple[dict, dict, dict]:
@@ -238,16 +209,17 @@ def times(names: list[str], depth: int, options: argparse.Namespace) -> tuple[di
     fetched: dict[str, list[float]] = {}
     failed: dict[str, str] = {}
     with ExitStack() as stack:
-        alive: dict[str, Waiting] = {}
+        alive: dict[str, Process] = {}
         for name in names:
-            alive[name] = Waiting(name, depth, options)
+            alive[name] = Process(name, command("--turns", name, depth, options))
             stack.callback(alive[name].close)
         for round_ in range(-1, options.rounds):  # in the first, which does not count, some compile
             for name in [*names[round_ % len(names) :], *names[: round_ % len(names)]]:
                 if name in failed:
                     continue
                 try:
-                    got = alive[name].turn()
+                    alive[name].say("go")
+                    got = alive[name].hear("turn")
                 except RuntimeError as error:
                     failed[name] = str(error)
                     continue

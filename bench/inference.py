@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from record import Table, save
 from skipway import Chain, Dense, Skip, relu, zoo
 from skipway.deploy import compile
+from skipway.deploy.onednn import has_bf16
 from timing import interleaved
 
 
@@ -264,7 +265,7 @@ def empty(precision: str, quick: bool) -> Table:
     )
     if precision == "bf16":
         table.notes.append("ONNX Runtime computes in float32: it has no bf16 convolutions on CPUs.")
-        if not getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)():
+        if not has_bf16():
             table.notes.append(
                 "This processor has no bf16 arithmetic, so that torch emulates it: skipway computes in float32 where "
                 "that is faster, and the column says so."

@@ -18,9 +18,7 @@ Needs the peers (bench/peers.txt) in the environment that runs it.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,11 +29,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
+from process import Process
 from record import Table, save
 from skipway import data
 from skipway.data import Split
+from skipway.deploy.onednn import has_bf16
 from skipway.errors import DataError
 
 HERE = Path(__file__).parent
@@ -83,49 +82,19 @@ def lay_down(chosen: Data, net: str, folder: Path) -> None:
         np.save(folder / f"{before}y.npy", split.y.numpy())
 
 
-class Contender:
+def contender(name: str, net: str, batch: int, folder: Path, options: Sequence[str]) -> Process:
     """The other end of ``contenders.turns``: a process that trains an epoch whenever it is told to."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, _path())])}
+    command = [sys.executable, "-m", "contenders", name, net, str(batch), str(folder), *options]
+    return Process(name, command, environment)
 
-    def __init__(self, name: str, net: str, batch: int, folder: Path, options: Sequence[str]) -> None:
-        self.name = name
-        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, _path())])}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "contenders", name, net, str(batch), str(folder), *options],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment,
-        )  # fmt: skip
 
-    def hear(self, what: str) -> Any:
-        line = self.process.stdout.readline()
-        if not line:
-            self.process.wait()
-            self.log.seek(0)
-            raise RuntimeError(f"{self.name} ended: {(self.log.read().strip().splitlines() or ['?'])[-1][:200]}")
-        return json.loads(line)[what]
-
-    def say(self, word: str) -> None:
-        try:
-            self.process.stdin.write(word + "\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it has ended: the next hear() tells why
-
-    def epoch(self) -> float:
-        """Let it train for one epoch: the seconds that took."""
-        start = time.perf_counter()
-        self.say("go")
-        self.hear("done")
-        return time.perf_counter() - start
-
-    def close(self) -> None:
-        for pipe in (self.process.stdin, self.process.stdout):
-            pipe.close()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.log.close()
+def run_epoch(one: Process) -> float:
+    """Let a contender train for one epoch: the seconds that took."""
+    start = time.perf_counter()
+    one.say("go")
+    one.hear("done")
+    return time.perf_counter() - start
 
 
 def _path() -> list[str]:
@@ -139,7 +108,7 @@ def race(
     found: Found = {}
     failed: dict[str, str] = {}
     more: dict[str, dict[str, str]] = {}
-    alive: dict[str, Contender] = {}
+    alive: dict[str, Process] = {}
     sizes: dict[str, int] = {}
     steps = len(images.train) // batch
 
@@ -158,7 +127,7 @@ def race(
             if name in NEEDS and find_spec(NEEDS[name]) is None:
                 failed[name] = f"{NEEDS[name]} is not installed: see bench/peers.txt"
                 continue
-            alive[name] = Contender(name, net, batch, folder, options)
+            alive[name] = contender(name, net, batch, folder, options)
             stack.callback(alive[name].close)
         for name in list(alive):
             sizes[name] = attempt(name, lambda one=alive[name]: one.hear("parameters"))
@@ -166,11 +135,11 @@ def race(
         if len(set(sizes.values())) > 1:
             raise RuntimeError(f"not the same net: {sizes}")
         for name in list(alive):  # compiles, and touches all memory for the first time
-            attempt(name, alive[name].epoch)
+            attempt(name, lambda one=alive[name]: run_epoch(one))
         for round_ in range(rounds):
             order = list(alive)
             for name in order[round_ % len(order) :] + order[: round_ % len(order)]:
-                seconds = attempt(name, alive[name].epoch)
+                seconds = attempt(name, lambda one=alive[name]: run_epoch(one))
                 if seconds is not None:
                     found.setdefault(name, []).append(seconds / steps)
             print(f"  {net}, batch {batch}: round {round_ + 1} of {rounds}", file=sys.stderr, flush=True)
@@ -214,10 +183,6 @@ def size(key: str, asked: int | None, quick: bool) -> int:
         return asked or (640 if quick else 6400 if key == "mlp" else 2560)
     # without bfloat16 in the processor a step takes many seconds
     return asked or (128 if quick else 1024 if has_bf16() else 256)
-
-
-def has_bf16() -> bool:
-    return bool(getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)())
 
 
 def main() -> None:

@@ -26,11 +26,10 @@ from torch.autograd.graph import increment_version
 
 from .errors import SkipwayError
 from .layer import parameters_made
+from .observed import HOOKS
 from .pools import BlurPool, Pool
 from .value import BATCH, Layout, Value
 from .wrap import Wrapped
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 _M = nn.modules
 _FIRST = (
@@ -74,7 +73,7 @@ def _asleep(module: nn.Module) -> Iterator[None]:
             marked.append(m)
         modes.append((m, m.training))
         m.training = False
-        for name in _HOOKS:
+        for name in HOOKS:
             held = m.__dict__.get(name)
             if held:
                 hooks.append((m, name, held))

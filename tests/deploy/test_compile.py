@@ -306,13 +306,40 @@ def bf16_slowly(chain, example, precision):
     return (lambda x: [run(x) for _ in range(30)][-1]) if precision == "bf16" else run
 
 
-def test_bf16_may_be_computed_in_float32_where_that_is_faster(net, only):
+def test_bf16_may_be_computed_in_float32_where_that_is_faster(net, only, monkeypatch):
+    monkeypatch.setattr(compiling, "has_bf16", lambda: True)
     only(first=Engine(bf16_slowly), second=Engine(bf16_slowly))
     fast = compile(net, torch.randn(2, 1, 8, 8), precision="bf16", seconds=0.05)
     assert fast.precision == "bf16"
     assert fast.candidates[0].computes == "fp32"
     assert {c.computes for c in fast.candidates} == {"fp32", "bf16"}
     assert compile(net, torch.randn(2, 1, 8, 8), "first", "bf16", seconds=0.01).candidates[0].computes == "bf16"
+
+
+def test_bf16_is_not_tried_where_it_would_be_emulated(net, only, monkeypatch):
+    only(first=Engine(bf16_slowly), second=Engine(bf16_slowly))
+    monkeypatch.setattr(compiling, "has_bf16", lambda: False)
+    fast = compile(net, torch.randn(2, 1, 8, 8), precision="bf16", seconds=0.01)
+    why = {(c.engine, c.computes): c.why for c in fast.candidates}
+    assert why["first", "bf16"] == why["second", "bf16"] == "this processor has no bf16 arithmetic"
+    assert fast.candidates[0].computes == "fp32"
+
+
+def test_an_engine_with_threads_of_its_own_is_tried_on_one_where_the_net_is_small(net, only, monkeypatch):
+    given = []
+
+    def threaded(chain, example, precision, threads=None):
+        given.append(threads)
+        return engines.eager(chain, example, precision)
+
+    only(own=Engine(threaded, alone=True), other=Engine(engines.eager))
+    monkeypatch.setattr(compiling.torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(compiling, "SMALL", 1e9)
+    fast = compile(net, torch.randn(2, 1, 8, 8), seconds=0.01)
+    assert given == [None, 1]
+    assert sorted(c.name for c in fast.candidates) == ["other", "own", "own, 1 thread"]
+    monkeypatch.setattr(compiling, "SMALL", 0.0)
+    assert sorted(c.name for c in compile(net, torch.randn(2, 1, 8, 8), seconds=0.01).candidates) == ["other", "own"]
 
 
 def test_an_engine_may_be_given_norms_or_clamps(only):

@@ -328,8 +328,8 @@ def test_large_steps_are_not_recorded(blobs, monkeypatch):
     ("options", "message"),
     [
         ({"recorded": "yes"}, "recorded must be \"auto\", True or False, not 'yes'"),
-        ({"recorded": True, "precision": "bf16"}, 'not together with precision="bf16": leave one out'),
-        ({"recorded": True, "compile": True}, "not together with compile=True: leave one out"),
+        ({"recorded": True, "precision": "bf16"}, 'not for precision="bf16": leave one out'),
+        ({"recorded": True, "compile": True}, "not for compile=True: leave one out"),
     ],
 )
 def test_options_that_cannot_be(quick, blobs, net, options, message):
@@ -358,6 +358,10 @@ def test_torch_watching_what_is_called_speaks_against_it(blobs):
     with torch.autograd.set_detect_anomaly(True, check_nan=False):
         step.begin()
     assert step.why == "torch watches what is called"
+    step = step_of(nn.Linear(4, 3), steps=10**9)
+    with torch.autocast("cpu"):
+        step.begin()
+    assert step.why == "autocast is on around it"
 
 
 def test_an_option_of_a_layer_that_a_callback_changes_holds_from_the_next_epoch(quick, blobs, net):

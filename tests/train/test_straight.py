@@ -19,9 +19,7 @@ def recorded(step, parameters, x, y):
     """``(straight, what step gives)`` for a function of ``(parameters, x, y)``."""
     made = make_fx(step)(parameters, x, y)
     with torch.no_grad():
-        straight = Straight(
-            made.graph, [p.detach() for p in parameters], (x, y), parameters, lambda name: getattr(made, name)
-        )
+        straight = Straight(made.graph, [p.detach() for p in parameters], (x, y), parameters, made)
     return straight, step(parameters, x, y)
 
 

@@ -21,6 +21,7 @@ from .engines import ENGINES, Engine, Precision, Run, Unfit, forget
 from .folding import Folded, fold
 from .layers import Clamp
 from .measure import measured, seconds_of
+from .onednn import has_bf16
 
 #: seconds a call of the net takes at most for engines to be tried on one thread
 SMALL = 0.02
@@ -209,7 +210,7 @@ def compile(
         small = torch.get_num_threads() > 1 and seconds_of(lambda: net(example)) < SMALL
     tried: list[tuple[Run | None, Candidate]] = []
     for name, computes in itertools.product(names, _precisions(precision, names)):
-        if computes == "bf16" and len(names) > 1 and _emulates_bf16(example):
+        if computes == "bf16" and len(names) > 1 and example.device.type == "cpu" and not has_bf16():
             tried.append((None, Candidate(name, computes, why="this processor has no bf16 arithmetic")))
             continue
         kinds = itertools.product(
@@ -274,12 +275,6 @@ def load(path: str | os.PathLike[str], engine: str | None = None) -> Compiled:
 def _precisions(asked: Precision, names: list[str]) -> list[Precision]:
     """The precisions to try: float32 is allowed for bf16 too, where it is not one engine that was asked for."""
     return ["bf16", "fp32"] if asked == "bf16" and len(names) > 1 else [asked]
-
-
-def _emulates_bf16(example: Tensor) -> bool:
-    """Whether bf16 would be computed by way of float32, which is slower than float32 and no better."""
-    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return example.device.type == "cpu" and supported is not None and not supported()
 
 
 def _named(engine: str, device: str) -> list[str]:

@@ -18,6 +18,7 @@ from skipway.layer import is_tied
 from skipway.merges import Add, Mean, Sub
 from skipway.merges.random import JoinModule, ShakeModule, SwapoutModule
 from skipway.merges.weighted import WeightedSum
+from skipway.observed import HOOKS
 from skipway.paths.project import Padding, SubsampleAndPad
 from skipway.paths.size import SliceTo
 from skipway.spine import unwrap
@@ -106,7 +107,6 @@ _NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, layer
 _NOTHING = (
     nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout,
 )  # fmt: skip
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def kind(layer: Any) -> type:
@@ -116,7 +116,7 @@ def kind(layer: Any) -> type:
 
 
 def hooked(layer: Any) -> bool:
-    return any(getattr(layer, hooks, None) for hooks in _HOOKS)
+    return any(getattr(layer, hooks, None) for hooks in HOOKS)
 
 
 def left_alone(layer: Any) -> str:

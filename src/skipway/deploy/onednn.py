@@ -29,11 +29,14 @@ def missing(precision: str) -> str:
     gone = [name for name in OPERATORS if not hasattr(held, name)]
     if gone:
         return f"this PyTorch has no torch.ops.mkldnn.{gone[0]}"
-    if precision == "bf16":
-        supported = getattr(held, "_is_mkldnn_bf16_supported", None)
-        if supported is None or not supported():
-            return "oneDNN has no bf16 convolutions on this processor"
+    if precision == "bf16" and not has_bf16():
+        return "oneDNN has no bf16 convolutions on this processor"
     return ""
+
+
+def has_bf16() -> bool:
+    """Whether the processor has arithmetic in bf16, which is emulated by way of float32 elsewhere."""
+    return bool(getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", bool)())
 
 
 class Rooms(threading.local):

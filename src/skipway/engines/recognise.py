@@ -98,7 +98,6 @@ class Layer:
 
 
 _RELUS = (torch.relu, F.relu, torch.relu_)
-_CHAIN_CALLS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def parts(module: nn.Module) -> Iterator[nn.Module]:
@@ -178,11 +177,3 @@ def _type(module: nn.Module) -> str:
 def _types(row: list[nn.Module]) -> str:
     names = [_type(m) for m in row]
     return ", ".join(names[:7]) + (", ..." if len(names) > 7 else "")
-
-
-def observed(module: nn.Module) -> bool:
-    """Whether something on a layer or inside it must see it called: a hook, or a forward of the object's own."""
-    for inner in module.modules():
-        if any(getattr(inner, hooks) for hooks in _CHAIN_CALLS) or "forward" in inner.__dict__:
-            return True
-    return False

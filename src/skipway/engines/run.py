@@ -11,16 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.nn.modules import module as global_hooks
-from torch.utils import _python_dispatch
 
 from skipway.emit import Program
 from skipway.errors import ChainError, nearest
 from skipway.graph import Graph
+from skipway.observed import all_observed, observed, transformed
 
 from .function import DenseBlock
-from .recognise import Layer, Segment, Stage, observed, read
+from .recognise import Layer, Segment, Stage, read
 
 #: what `use_engines` takes
 MODES = ("auto", "keep", "recompute", "off")
@@ -102,19 +100,13 @@ def refusal(segment: Segment, net: Any, layers: Sequence[Layer | str]) -> str:
         if width is not None and width != layer.shape.width:
             return f"layer {name!r} reads {layer.shape.width} of {width} channels"
         width = layer.shape.width + layer.shape.growth
-        if observed(module_at(net, name)):
+        if any(map(observed, module_at(net, name).modules())):
             return f"layer {name!r} has hooks, or a forward of its own"
         if not all(stage.norm.training for stage in layer.stages):
             return f"a batch norm of layer {name!r} is in eval mode"
-    if _observed_all():
+    if all_observed():
         return "hooks watch all modules"
     return ""
-
-
-def _observed_all() -> bool:
-    names = ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks",
-             "_global_backward_pre_hooks")  # fmt: skip
-    return any(getattr(global_hooks, name, None) for name in names)
 
 
 def _input(x: Tensor) -> str:
@@ -127,7 +119,7 @@ def _input(x: Tensor) -> str:
         return f"its input is {x.dtype} on {x.device}"
     if torch.is_autocast_enabled("cpu"):
         return "autocast is on"
-    if _transformed():
+    if transformed():
         return "a transform or a tracer is at work"
     return "" if x.shape[0] * x.shape[2] * x.shape[3] > 1 else "one value a channel"
 
@@ -142,14 +134,6 @@ def _parameters(layers: list[Layer], x: Tensor) -> str:
     if not x.requires_grad and not any(t.requires_grad for t in tensors):
         return "nothing needs a gradient"
     return ""
-
-
-def _transformed() -> bool:
-    """Whether torch.func, forward-mode differentiation or a tracer stands between the call and autograd."""
-    # torch has no public question for the first and the third; without them it says itself that it cannot go on
-    vectorised = getattr(torch._C, "_are_functorch_transforms_active", bool)
-    watched = getattr(_python_dispatch, "_get_current_dispatch_mode", bool)
-    return bool(vectorised() or getattr(forward_ad, "_current_level", -1) >= 0 or watched() or torch.jit.is_tracing())
 
 
 def _tensors(stage: Stage) -> list[Tensor]:

@@ -48,6 +48,7 @@ def in_place(op: Any) -> Any:
 
 
 def rooms(form: Any) -> list[str]:
+    """The names of the arguments that a form of an operator writes its results into."""
     return [a.name for a in form._schema.arguments if a.is_out]
 
 

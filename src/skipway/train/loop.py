@@ -121,10 +121,10 @@ def fit(
         of an epoch) and the passes over ``test`` run uncompiled. Needs a C++ compiler on the CPU.
     recorded:
         whether the operators of a step are recorded once and played again, without autograd: the same numbers to the
-        last bit, in less time where the net is small. ``"auto"`` does so, on the CPU in float32, where the code
-        of the net is known to do the same for every batch, after trying which is faster; False never. True also takes
-        layers and losses of your own, at your word that they do: what they do in Python, such as counting, is done
-        once only.
+        last bit, in less time where the net is small. ``"auto"`` does so, on the CPU in full precision, where
+        the code of the net is known to do the same for every batch, after trying which is faster; False never. True
+        also takes layers and losses of your own, at your word that they do: what they do in Python, such as counting,
+        is done once only.
     allocator:
         ``"warm"`` and ``"keep"`` make glibc keep memory for the next step that it would give back to the system and ask
         for again: up to 64 MB, or all. They hold for the whole process and until it ends. Linux with glibc only.

@@ -20,10 +20,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as global_hooks
-from torch.utils import _python_dispatch
 
 from skipway.errors import TrainError
+from skipway.observed import all_observed, dispatched, observed
 from skipway.train.guard import random_states, set_random_states
 from skipway.train.losses import LOSSES, Loss
 from skipway.train.straight import Straight, Unfit
@@ -47,10 +46,9 @@ _LOOKING = (nn.MultiheadAttention, nn.modules.rnn.RNNBase, nn.modules.rnn.RNNCel
 _HOUSES = ("skipway.", "torch.nn.modules.", "torch.nn.functional", "torch.nn.utils.parametriz", "torch.functional",
            "torch._C", "torch._jit_internal", "torch.special")  # fmt: skip
 _TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
-#: what the tracer imports when it is first used
-_TRACER = "torch._decomp.decompositions"
+#: what the tracer imports when it is first used, and takes longest
+_TRACER = "sympy"
 
 Step = Callable[[Tensor, Tensor], tuple[Any, Tensor]]
 
@@ -62,7 +60,7 @@ def check_recorded(recorded: bool | str, compile: bool, precision: str, device: 
     if recorded is True:
         other = "compile=True" if compile else 'precision="bf16"' if precision != "fp32" else f"device={str(device)!r}"
         if compile or precision != "fp32" or device.type != "cpu":
-            raise TrainError(f"recorded=True is for float32 on the CPU, not together with {other}: leave one out")
+            raise TrainError(f"recorded=True is for full precision on the CPU, not for {other}: leave one out")
 
 
 def varying(net: nn.Module, loss: str) -> str:
@@ -108,7 +106,7 @@ def _known(thing: Any) -> bool:
 
 def _observed(module: nn.Module) -> str:
     """What of a module autograd would call, and a recorded step would not."""
-    if any(getattr(module, hooks) for hooks in _HOOKS) or "forward" in module.__dict__:
+    if observed(module):
         return "has hooks, or a forward of its own"
     if any(getattr(p, hooks, None) for p in module.parameters(recurse=False) for hooks in _TENSOR_HOOKS):
         return "has hooks on a parameter"
@@ -125,17 +123,13 @@ def watched(net: nn.Module) -> str:
     >>> watched(net)
     "layer '0' has hooks, or a forward of its own"
     """
-    observed = _first(net, _observed)
-    if observed:
-        return observed
-    names = ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks",
-             "_global_backward_pre_hooks")  # fmt: skip
-    if any(getattr(global_hooks, name, None) for name in names):
+    if all_observed():
         return "hooks watch all modules"
-    modes = getattr(_python_dispatch, "_get_current_dispatch_mode", bool)
-    if modes() or torch.is_anomaly_enabled() or torch.are_deterministic_algorithms_enabled():
+    if dispatched() or torch.is_anomaly_enabled() or torch.are_deterministic_algorithms_enabled():
         return "torch watches what is called"
-    return ""
+    if torch.is_autocast_enabled("cpu"):  # which fit switches off for its steps, and is not recorded
+        return "autocast is on around it"
+    return _first(net, _observed)
 
 
 #: what an attribute may be that a forward reads: the probability of a dropout, whether a norm is training
@@ -357,7 +351,7 @@ def _written(net: nn.Module, loss: Loss, held: Held, x: Tensor, y: Tensor) -> St
     if size > LARGE:
         raise Unfit(f"its values take {size >> 20} MB, beside which Python's time is nothing")
     with torch.no_grad():
-        return Straight(made.graph, held.tensors, (x, y), held.parameters, lambda name: getattr(made, name))
+        return Straight(made.graph, held.tensors, (x, y), held.parameters, made)
 
 
 def _bytes(meta: Any) -> int:

@@ -50,7 +50,7 @@ class Lives:
     Found by running the graph once with all values kept: two values share memory when they do so there.
     """
 
-    def __init__(self, graph: Graph, given: dict[Node, Tensor], constants: Callable[[str], Tensor]) -> None:
+    def __init__(self, graph: Graph, given: dict[Node, Tensor], owner: object) -> None:
         self.values: dict[Node, Any] = {}
         self.last: dict[int, int] = {}
         self.written: set[int] = set()
@@ -59,7 +59,7 @@ class Lives:
             if node.op == "placeholder":
                 self.values[node] = given[node]
             elif node.op == "get_attr":
-                self.values[node] = constants(str(node.target))
+                self.values[node] = getattr(owner, str(node.target))
             elif node.op == "call_function":
                 args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: self.values[n])
                 self.values[node] = node.target(*args, **kwargs)
@@ -111,8 +111,8 @@ class Straight:
         ``x`` and ``y``, the last two placeholders; every call must get tensors of the same shape and layout.
     like:
         what every gradient must lie in memory as: its parameter.
-    constants:
-        tensors that the graph names itself.
+    owner:
+        the module that holds the tensors which the graph names itself.
 
     Raises :class:`Unfit` for operators that write elsewhere than into their first argument.
 
@@ -135,14 +135,14 @@ class Straight:
         held: Sequence[Tensor],
         batch: tuple[Tensor, Tensor],
         like: Sequence[Tensor],
-        constants: Callable[[str], Tensor] | None = None,
+        owner: object = None,
     ) -> None:
         simplify(graph)
         pool_before_relu(graph)
         graph.lint()
         places = [node for node in graph.nodes if node.op == "placeholder"]
         given = dict(zip(places, [*(t.clone() for t in held), *batch], strict=True))
-        self._lives = Lives(graph, given, constants or (lambda name: torch.empty(0)))
+        self._lives = Lives(graph, given, owner)
         self._names: dict[Any, str] = {}
         self._fixed: dict[str, Any] = {}
         self._functions: dict[str, Any] = {}
