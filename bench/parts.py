@@ -67,8 +67,8 @@ loss) and an MLP of three hidden layers of 256 with two shortcuts, on MNIST, wit
   epoch into one compiled `lax.scan`.
 
 None was asked for metrics. Every contender trains in a process of its own; they take turns, an epoch each, in turning
-order, and what is timed is from one end of an epoch to the next, as seen from outside. The first epoch of each is not
-counted: compiling is free here. The allocator is left as it is for all.
+order, and what is timed is from one end of an epoch to the next, as seen from outside. The first epoch of each, or
+more until 30 steps are done, is not counted: compiling is free here. The allocator is left as it is for all.
 """,
     ),
     Part(
