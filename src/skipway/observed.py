@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import nn
 from torch.autograd import forward_ad
@@ -29,7 +32,16 @@ def all_observed() -> bool:
     >>> all_observed()
     False
     """
-    return any(getattr(everywhere, f"_global{hooks}", None) for hooks in HOOKS)
+    return any(watchers())
+
+
+def watchers() -> list[Mapping[int, Any]]:
+    """Where torch keeps the hooks that watch every module there is: the same mappings for as long as it runs.
+
+    >>> len(watchers())
+    4
+    """
+    return [getattr(everywhere, f"_global{hooks}", {}) for hooks in HOOKS]
 
 
 def dispatched() -> bool:

@@ -15,6 +15,7 @@ from .connection import Connection, Connections
 from .emit import Program
 from .errors import ChainError, OpenChainError, ShapeError
 from .graph import Graph
+from .inline import Inlined
 from .layer import Layer
 from .plan import Plan
 from .probe import implied
@@ -134,6 +135,7 @@ class Planned(Spine):
         self._opened: tuple[nn.Module, ...] = ()
         self._segments: list[engines.Segment] = []
         self._run_training: Callable[..., Any] | None = None
+        self._inlined: Inlined | None = None
         if self._open:
             return
         graph = Graph(self)
@@ -200,7 +202,14 @@ class Planned(Spine):
                 return self._run_checked(self, x[None])[0]
             return self._hooked(self._run_checked)(self, x) if self._opened else self._run_checked(self, x)
         try:
-            run = self._run if x.shape[1:] in self._verified else self._verify(x)
+            if x.shape[1:] not in self._verified:
+                run = self._verify(x)
+            elif self._inlined is None:
+                self._inlined, run = Inlined(Graph(self)), self._run
+            elif self._inlined and self._run_training is None and self._inlined.serves(self):
+                return self._inlined.run(self, x)
+            else:
+                run = self._run
             if self._opened and run is not _one_sample:
                 run = self._hooked(run)
             if self._run_training is not None and run is self._run and self.training:
@@ -282,7 +291,7 @@ class Planned(Spine):
     def __getstate__(self) -> dict[str, Any]:
         dropped = (
             "_parents", "_plan", "_run", "_run_checked", "_run_hooked", "_run_training", "_segments", "_features",
-            "_source", "_opened",
+            "_source", "_opened", "_inlined",
         )  # fmt: skip
         return {k: v for k, v in self.__dict__.items() if k not in dropped}
 
