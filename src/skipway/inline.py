@@ -84,7 +84,7 @@ class Inlined:
         return bool(self._layers)
 
     def _state(self) -> list[Any]:
-        """Which layers stand where, what they are, what they hold. No loop of Python's own: it is asked at every call."""
+        """Which layers stand where, what they are and hold. No loop of Python's own: it is asked at every call."""
         return [
             *itertools.chain.from_iterable(map(dict.values, self._held)),
             *map(type, self._layers),
