@@ -169,7 +169,10 @@ class Chain(Planned):
 
     @property
     def code(self) -> str:
-        """The forward as Python: what runs, and what one would have written by hand."""
+        """The forward as Python: what runs, and what one would have written by hand.
+
+        In eager mode, dense layers that nothing watches run without the call: ``F.linear`` on their parameters.
+        """
         self._need_closed("code")
         return self._source
 

@@ -1,7 +1,7 @@
 """The forward one would have written by hand: straight-line Python, generated from the plan.
 
-What ``net.code`` shows is what runs. Values that a shortcut still needs are kept in a variable of their own and deleted
-after their last reader.
+What ``net.code`` shows is what runs (``inline.py`` writes dense layers out). Values that a shortcut still needs are kept
+in a variable of their own and deleted after their last reader.
 """
 
 from __future__ import annotations
