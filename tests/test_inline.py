@@ -248,6 +248,14 @@ def test_another_forward_of_the_class_is_heeded():
     assert serves(net)
 
 
+def test_another_forward_of_the_class_is_heeded_from_the_first_call_on():
+    net = row()
+    with mock.patch.object(Dense, "forward", lambda self, x: torch.zeros_like(x)):
+        x = seen(net)
+        assert torch.equal(net(x), x)
+    assert torch.equal(net(x), called(net, x))
+
+
 def test_a_layer_that_is_compiled_alone_is_called():
     net = row()
     x = seen(net)

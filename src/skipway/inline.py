@@ -18,8 +18,8 @@ from .graph import Edge, Graph, Node
 from .layers import Dense
 from .observed import HOOKS, observed, watchers
 
-#: what is written out
-_WRITTEN = (nn.Linear, Dense)
+#: what is written out, with the forwards that it stands for
+_WRITTEN = {kind: kind.forward for kind in (nn.Linear, Dense)}
 
 
 class WrittenOut(Program):
@@ -110,4 +110,5 @@ class Inlined:
 
 
 def _watched(layer: nn.Module) -> bool:
-    return observed(layer) or "_compiled_call_impl" in layer.__dict__
+    other = type(layer).forward is not _WRITTEN[type(layer)]  # somebody has put another in its place
+    return other or observed(layer) or "_compiled_call_impl" in layer.__dict__
