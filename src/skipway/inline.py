@@ -19,7 +19,7 @@ from .layers import Dense
 from .observed import HOOKS, observed, watchers
 
 #: what is written out, with the forwards that it stands for
-_WRITTEN = {kind: kind.forward for kind in (nn.Linear, Dense)}
+_WRITTEN: dict[type[nn.Module], Any] = {kind: kind.forward for kind in (nn.Linear, Dense)}
 
 
 class WrittenOut(Program):
