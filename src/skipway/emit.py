@@ -1,6 +1,6 @@
 """The forward one would have written by hand: straight-line Python, generated from the plan.
 
-What ``net.code`` shows is what runs (``inline.py`` writes dense layers out). Values that a shortcut still needs are kept
+What ``net.code`` shows is what runs, dense layers written out by ``inline.py``. Values that a shortcut needs are kept
 in a variable of their own and deleted after their last reader.
 """
 
