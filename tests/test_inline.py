@@ -253,7 +253,27 @@ def test_another_forward_of_the_class_is_heeded_from_the_first_call_on():
     with mock.patch.object(Dense, "forward", lambda self, x: torch.zeros_like(x)):
         x = seen(net)
         assert torch.equal(net(x), x)
+    assert serves(net)
     assert torch.equal(net(x), called(net, x))
+
+
+def test_a_tool_that_sees_all_calls_sees_them_from_the_first_on():
+    net, calls, call = row(), [], nn.Module.__call__
+    with mock.patch.object(nn.Module, "__call__", lambda self, x: calls.append(type(self)) or call(self, x)):
+        x = seen(net)
+        calls.clear()
+        net(x)
+    assert calls == [Chain, Dense, Dense, Dense]
+    assert serves(net)
+
+
+def test_a_hook_from_before_the_first_call_is_called():
+    net, calls = row(), []
+    handle = net[1].register_forward_hook(lambda *_: calls.append(1))
+    net(seen(net))
+    assert len(calls) == 3
+    handle.remove()
+    assert serves(net)
 
 
 def test_a_layer_that_is_compiled_alone_is_called():

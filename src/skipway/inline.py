@@ -16,10 +16,18 @@ from torch import nn
 from .emit import Program
 from .graph import Edge, Graph, Node
 from .layers import Dense
-from .observed import HOOKS, observed, watchers
+from .observed import HOOKS, watchers
 
-#: what is written out, with the forwards that it stands for
-_WRITTEN: dict[type[nn.Module], Any] = {kind: kind.forward for kind in (nn.Linear, Dense)}
+#: what is written out
+_WRITTEN = (nn.Linear, Dense)
+
+
+def _classes() -> tuple[Any, ...]:
+    """What calling such a layer runs: tools that look on put functions of their own there."""
+    return nn.Linear.forward, Dense.forward, nn.Module.__call__
+
+
+_MEANT = _classes()
 
 
 class WrittenOut(Program):
@@ -43,9 +51,9 @@ class WrittenOut(Program):
         return written or super()._call(fn, edge, part, *args)
 
     def _product(self, layer: Any, holder: nn.Module, value: str) -> str:
-        """A dense layer as an expression; empty for any other layer, and for one that something watches."""
+        """A dense layer as an expression; empty for any other layer."""
         act = getattr(layer, "act", None)
-        if type(layer) not in _WRITTEN or isinstance(act, nn.Module) or _watched(layer):
+        if type(layer) not in _WRITTEN or isinstance(act, nn.Module):
             return ""
         name = self._names_of.get(layer)
         if name is None:
@@ -90,9 +98,6 @@ class Inlined:
             *map(type, self._layers),
             *map(len, self._owned),
             *map(dict.get, self._own, itertools.repeat("act")),
-            nn.Linear.forward,
-            Dense.forward,
-            nn.Module.__call__,
         ]
 
     def serves(self, chain: nn.Module) -> bool:
@@ -105,10 +110,6 @@ class Inlined:
             and not any(self._hooks)
             and True not in map(contains, self._own, itertools.repeat("forward"))
             and True not in map(contains, self._own, itertools.repeat("_compiled_call_impl"))
+            and _classes() == _MEANT
             and self._state() == self._was
         )
-
-
-def _watched(layer: nn.Module) -> bool:
-    other = type(layer).forward is not _WRITTEN[type(layer)]  # somebody has put another in its place
-    return other or observed(layer) or "_compiled_call_impl" in layer.__dict__
