@@ -38,7 +38,7 @@ def seen(net, width=6, rows=3):
 
 
 def serves(net):
-    return net._inlined is not None and bool(net._inlined) and net._inlined.serves(net)
+    return net._inlined.serves(net)
 
 
 def called(net, x):
@@ -101,7 +101,7 @@ def test_a_chain_without_dense_layers_has_nothing_to_write_out():
     net = double(Chain(Conv(1, 2, 3), Flatten(), input=(1, 4, 4)))
     x = torch.randn(2, 1, 4, 4, dtype=torch.float64)
     net(x), net(x)
-    assert not net._inlined
+    assert not serves(net)
 
 
 def test_an_activation_that_is_a_module_is_called():
@@ -347,6 +347,15 @@ def test_shared_layers_change_for_all_chains_at_once():
         net[0].weight.zero_()
     assert torch.equal(plain(x), called(plain, x))
     assert torch.equal(net(x), called(net, x))
+
+
+def test_no_attribute_of_a_chain_changes_with_its_forwards():
+    """Who remembers how a net was, as recorded steps of training do, would take it for another."""
+    net = row()
+    before = {name: id(value) for name, value in vars(net).items() if name != "_used"}
+    seen(net)
+    assert serves(net)
+    assert {name: id(value) for name, value in vars(net).items() if name != "_used"} == before
 
 
 def test_an_input_that_does_not_fit_is_named_as_before():

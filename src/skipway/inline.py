@@ -17,6 +17,7 @@ from .emit import Program
 from .graph import Edge, Graph, Node
 from .layers import Dense
 from .observed import HOOKS, watchers
+from .spine import Spine
 
 #: what is written out
 _WRITTEN = (nn.Linear, Dense)
@@ -33,24 +34,25 @@ _MEANT = _classes()
 class WrittenOut(Program):
     """The source of a forward that multiplies by the matrices of dense layers itself.
 
-    ``layers`` are those written out, ``holders`` the modules that hold them.
+    ``layers`` are those written out, ``holders`` the connections that hold some of them.
     """
 
     def __init__(self, graph: Graph) -> None:
         self.layers: list[nn.Module] = []
-        self.holders: list[nn.Module] = [graph.chain]
+        self.holders: list[nn.Module] = []
         self._names_of: dict[nn.Module, str] = {}
         super().__init__(graph)
 
     def _call_layer(self, node: Node) -> str:
-        owner = self._module(node.where)
-        return self._product(node.layer, owner, "x") or super()._call_layer(node)
+        return self._product(node.layer, "x") or super()._call_layer(node)
 
     def _call(self, fn: Any, edge: Edge, part: str, *args: str) -> str:
-        written = self._product(fn, edge.connection, args[0]) if part == "path" else ""
+        written = self._product(fn, args[0]) if part == "path" else ""
+        if written:
+            self.holders.append(edge.connection)
         return written or super()._call(fn, edge, part, *args)
 
-    def _product(self, layer: Any, holder: nn.Module, value: str) -> str:
+    def _product(self, layer: Any, value: str) -> str:
         """A dense layer as an expression; empty for any other layer."""
         act = getattr(layer, "act", None)
         if type(layer) not in _WRITTEN or isinstance(act, nn.Module):
@@ -60,7 +62,6 @@ class WrittenOut(Program):
             name = self._names_of[layer] = self._fresh(f"p{len(self.layers)}")
             self.names[name] = layer._parameters
             self.layers.append(layer)
-        self.holders.append(holder)
         product = f'F.linear({value}, {name}["weight"], {name}["bias"])'
         return product if act is None else f"{self._bind(act)}({product})"
 
@@ -70,26 +71,29 @@ class Inlined:
 
     Parameters
     ----------
-    graph:
-        of the chain, whose layers are as they are now. If anything about them changes, :meth:`serves` says no, and the
-        chain calls them.
+    chain:
+        whose layers are written out as they are when :meth:`serves` is first asked. If anything about them changes
+        later it says no, and the chain calls them.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, chain: Spine) -> None:
+        self._chain = chain
+        self._ready = False
+
+    def _write(self) -> None:
+        graph = Graph(self._chain)
         program = WrittenOut(graph)
         self.source = program.source
         self.run: Callable[..., Any] = program.function()
-        self._chain, self._layers = graph.chain, program.layers
         opened = [n.opens for n in graph.nodes if n.opens is not None]
-        holders = [*dict.fromkeys([*program.holders, *opened, *(c._connections for c in (graph.chain, *opened))])]
-        self._held = [holder._modules for holder in holders]
-        self._own = [layer.__dict__ for layer in self._layers]
-        self._owned = [layer._parameters for layer in self._layers]
-        self._hooks = [getattr(module, hooks) for module in (*self._layers, *opened) for hooks in HOOKS] + watchers()
+        owners = [graph.chain, *opened]
+        self._held = [m._modules for m in dict.fromkeys([*owners, *(c._connections for c in owners), *program.holders])]
+        self._own = [layer.__dict__ for layer in program.layers]
+        self._owned = [layer._parameters for layer in program.layers]
+        self._hooks = [getattr(module, hooks) for module in (*program.layers, *opened) for hooks in HOOKS] + watchers()
+        self._layers = program.layers
         self._was = self._state()
-
-    def __bool__(self) -> bool:
-        return bool(self._layers)
+        self._ready = True  # last: another thread may ask
 
     def _state(self) -> list[Any]:
         """Which layers stand where, what they are and hold. No loop of Python's own: it is asked at every call."""
@@ -105,8 +109,12 @@ class Inlined:
 
         A replica of ``nn.DataParallel`` is another chain: it has these layers' code, and weights of its own.
         """
+        if self._chain is not chain:
+            return False
+        if not self._ready:
+            self._write()
         return (
-            self._chain is chain
+            bool(self._layers)
             and not any(self._hooks)
             and True not in map(contains, self._own, itertools.repeat("forward"))
             and True not in map(contains, self._own, itertools.repeat("_compiled_call_impl"))

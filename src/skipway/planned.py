@@ -135,7 +135,7 @@ class Planned(Spine):
         self._opened: tuple[nn.Module, ...] = ()
         self._segments: list[engines.Segment] = []
         self._run_training: Callable[..., Any] | None = None
-        self._inlined: Inlined | None = None
+        self._inlined = Inlined(self)  # here, so that no attribute changes with a forward
         if self._open:
             return
         graph = Graph(self)
@@ -204,9 +204,7 @@ class Planned(Spine):
         try:
             if x.shape[1:] not in self._verified:
                 run = self._verify(x)
-            elif self._inlined is None:
-                self._inlined, run = Inlined(Graph(self)), self._run
-            elif self._inlined and self._run_training is None and self._inlined.serves(self):
+            elif self._run_training is None and self._inlined.serves(self):
                 return self._inlined.run(self, x)
             else:
                 run = self._run
